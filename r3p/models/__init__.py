@@ -1,0 +1,1 @@
+"""Networks: Flax Linen modules that take plain fields, NHWC, every width, depth and resolution a field."""
