@@ -1,0 +1,47 @@
+"""The radiance decoder: tri-plane features to colour and density (EG3D's OSG decoder)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def _softplus(x: Array) -> Array:
+    # log(1 + e) has the same absolute error as log1p here and is twice as fast on a processor.
+    return jnp.maximum(x, 0) + jnp.log(1 + jnp.exp(-jnp.abs(x)))
+
+
+def _sigmoid(x: Array) -> Array:
+    return 0.5 * jnp.tanh(0.5 * x) + 0.5
+
+
+class _Dense(nn.Module):
+    """Equalised learning rate: kernels are stored with unit variance and divided by sqrt(inputs) at use."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", nn.initializers.normal(1.0), (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return x @ (kernel / x.shape[-1] ** 0.5) + bias
+
+
+class Decoder(nn.Module):
+    """Two layers of features averaged over the planes; the view direction is not used.
+
+    Attributes:
+      hidden: width between the two layers.
+      features: f, colour channels; the first three are the image.
+    """
+
+    hidden: int = 64
+    features: int = 32
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        """[..., c] -> colour [..., f] in about [-.001, 1.001], density [..., 1]."""
+        x = _softplus(_Dense(self.hidden, name="hidden_layer")(x))
+        x = _Dense(1 + self.features, name="out")(x)
+        return _sigmoid(x[..., 1:]) * 1.002 - 0.001, x[..., :1]

@@ -1,0 +1,258 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import parity
+import pytest
+from flax import traverse_util
+
+from r3p import camera, convert, render
+from r3p.errors import InputError
+from r3p.models.decoder import Decoder
+from r3p.names.decoder import RULES
+
+CASES = ["render_fixed_u", "render_missed_rays", "render_white_back", "render_no_importance", "render_trigrid"]
+SLOW_CASES = ["render_det", "render_128"]
+
+
+@pytest.fixture(autouse=True)
+def full_precision():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+def golden(case):
+    """The case's parts in our layout: meta, recorded, decoder function, parameters, planes, rays, sampling options."""
+    meta, inputs, recorded = parity.load_case(case)
+    variables = convert.to_variables(parity.official_weights(meta["model"]), RULES)
+    planes = jnp.asarray(inputs["planes"])
+    b, _, c, h, w = planes.shape
+    if c == 96:  # tri-grid: channel and depth are merged, channel outside
+        planes = jnp.moveaxis(planes.reshape(b, 3, 32, 3, h, w), 2, -1)
+    else:
+        planes = jnp.moveaxis(planes, 2, -1)
+    options = dict(coarse=48, fine=48)
+    if "jitter" in inputs:
+        rays = camera.rays(jnp.asarray(inputs["camera"]), int(inputs["jitter"].shape[1] ** 0.5))
+        count = rays[0].shape[1]
+        options = dict(
+            coarse=inputs["jitter"].shape[2],
+            fine=inputs["u"].shape[1] if "u" in inputs else 0,
+            jitter=jnp.asarray(inputs["jitter"][..., 0]),
+            u=jnp.asarray(inputs["u"]).reshape(b, count, -1) if "u" in inputs else None,
+            white_back=case == "render_white_back",
+        )
+    else:
+        rays = (jnp.asarray(inputs["coords"]),)
+    return meta, recorded, variables["params"], planes, rays, options
+
+
+def decode(params, x):
+    return Decoder().apply({"params": params}, x)
+
+
+@pytest.mark.parametrize("case", CASES + [pytest.param(c, marks=pytest.mark.slow) for c in SLOW_CASES])
+def test_golden_render(case):
+    if not parity.available(case):
+        pytest.skip(f"{case} is not among the cases")
+    meta, recorded, params, planes, (origins, directions), options = golden(case)
+    check = functools.partial(parity.check, case, meta, recorded)
+    check("ray_origins", origins)
+    check("ray_directions", directions)
+
+    near, far = render.ray_limits(origins, directions)
+    check("box_near", near[..., None])
+    check("box_far", far[..., None])
+    near, far, valid = render.repair_missed(near, far)
+    check("near", near[..., None])
+    check("far", far[..., None])
+    check("valid", valid[..., None])
+
+    @jax.jit
+    def seams(planes):
+        depths = render.stratified_depths(near, far, options["coarse"], options["jitter"])
+        b, r, s = depths.shape
+        points = (origins[:, :, None] + directions[:, :, None] * depths[..., None]).reshape(b, r * s, 3)
+        colour, density = render.query(planes, functools.partial(decode, params), points)
+        return depths, colour.reshape(b, r, s, -1), density.reshape(b, r, s)
+
+    depths, colour, density = seams(planes)
+    check("depths_coarse", depths[..., None])
+    check("coarse_rgb", colour)
+    check("coarse_sigma", density[..., None])
+    weights = render.ray_weights(depths, density)
+    check("coarse_weights", weights[..., None])
+    if options["fine"]:
+        fine = render.importance_depths(depths, weights, options["fine"], options["u"])
+        check("depths_fine", fine[..., None])
+        both = jnp.concatenate([depths, fine], -1)
+        check("all_depths", render.permute(both, *render.sort_order(both))[..., None])
+
+    run = jax.jit(functools.partial(render.render, decoder=functools.partial(decode, params), chunk=600, **options))
+    out = run(planes, origins=origins, directions=directions)
+    check("feature", out.feature)
+    check("depth", out.depth)
+    check("weight", out.weight)
+    check("valid", out.valid)
+
+
+def test_golden_gradients():
+    case = "render_grad"
+    meta, recorded, params, planes, (origins, directions), options = golden(case)
+    weigh = [parity.cotangent(case, k, meta["outputs"][k]["shape"]) for k in ("feature", "weight")]
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1))
+    def total(planes, params):
+        out = render.render(
+            planes, functools.partial(decode, params), origins, directions, chunk=200, **options
+        )
+        return (out.feature * weigh[0]).sum() + (out.weight * weigh[1]).sum()
+
+    value, (planes_grad, params_grad) = total(planes, params)
+    grads = traverse_util.flatten_dict(params_grad, sep="/")
+    parity.check(case, meta, recorded, "grad_total", value[None])
+    parity.check(case, meta, recorded, "grad/planes", jnp.moveaxis(planes_grad, -1, 2))
+    parity.check(case, meta, recorded, "grad/decoder.net.0.weight", grads["hidden_layer/kernel"].T)
+    parity.check(case, meta, recorded, "grad/decoder.net.2.weight", grads["out/kernel"].T)
+    parity.check(case, meta, recorded, "grad/decoder.net.2.bias", grads["out/bias"])
+
+
+def test_golden_points():
+    case = "render_points"
+    meta, recorded, params, planes, (points,), _ = golden(case)
+    check = functools.partial(parity.check, case, meta, recorded)
+    axes = jnp.asarray(render.PLANE_AXES)
+    check("projected", jnp.moveaxis(points[:, :, axes], 2, 1)[0])
+    check("features", render.sample_planes(planes, points))
+    colour, density = render.query(planes, functools.partial(decode, params), points)
+    check("rgb", colour)
+    check("sigma", density)
+
+
+def small(seed=0, b=2, r=40, c=4, size=8):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    cams = camera.sample(jax.random.uniform(keys[0], (b, 3)))
+    origins, directions = camera.rays(cams, 7)
+    planes = jax.random.normal(keys[1], (b, 3, size, size, c))
+    model = Decoder(hidden=8, features=5)
+    variables = model.init(keys[2], jnp.zeros((1, c)))
+    return planes, functools.partial(model.apply, variables), origins[:, :r], directions[:, :r]
+
+
+def test_chunks_do_not_change_the_result():
+    planes, decoder, origins, directions = small()
+    whole = render.render(planes, decoder, origins, directions, coarse=6, fine=5, chunk=1000)
+    parts = render.render(planes, decoder, origins, directions, coarse=6, fine=5, chunk=7)
+    for a, b in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_uniform_density_has_a_closed_form():
+    """Constant density and colour: weight 1 - exp(-softplus(sigma - 1) length), feature 2 colour weight - 1."""
+    origins, directions = camera.rays(camera.from_pose(np.zeros((1, 3), np.float32), np.zeros((1, 3), np.float32)), 5)
+    origins, directions = jnp.asarray(origins), jnp.asarray(directions)
+
+    def decoder(x):
+        return jnp.full((*x.shape[:-1], 3), 0.7), jnp.full((*x.shape[:-1], 1), 2.0)
+
+    for fine in (0, 9):
+        out = render.render(jnp.zeros((1, 3, 4, 4, 2)), decoder, origins, directions, coarse=8, fine=fine)
+        near, far = render.ray_limits(origins, directions)
+        weight = 1 - np.exp(-np.log1p(np.e) * (far - near))
+        np.testing.assert_allclose(out.weight[..., 0], weight, rtol=2e-5)
+        np.testing.assert_allclose(out.feature, 2 * 0.7 * out.weight * jnp.ones(3) - 1, atol=1e-5)
+        assert out.valid.all() and (out.depth[..., 0] > near).all() and (out.depth[..., 0] < far).all()
+
+
+def test_sampling_is_linear_and_zero_outside():
+    """A plane that holds its own coordinates gives them back between texel centres, and fades to zero past the edge."""
+    size = 16
+    centre = (jnp.arange(size) + 0.5) / size * 2 - 1
+    xy = jnp.stack(jnp.meshgrid(centre, centre, indexing="xy"), -1)  # [h, w, (x, y)]
+    planes = jnp.broadcast_to(xy, (1, 3, size, size, 2))
+    points = jax.random.uniform(jax.random.key(0), (1, 50, 3), minval=-0.46, maxval=0.46)
+    read = render.sample_planes(planes, points)[0]
+    for k, (a, b, _) in enumerate(render.PLANE_AXES):
+        np.testing.assert_allclose(read[k], 2 * points[0][:, jnp.array([a, b])], atol=1e-5)
+    assert not render.sample_planes(planes, jnp.full((1, 1, 3), 0.7)).any()
+    assert not render.sample_planes(planes, jnp.full((1, 1, 3), -9.0)).any()
+
+
+def test_order_is_a_stable_sort():
+    depths = jnp.asarray(np.random.default_rng(0).integers(0, 9, (2, 3, 20)), jnp.float32)
+    order, rank = render.sort_order(depths)
+    np.testing.assert_array_equal(order, jnp.argsort(depths, axis=-1, stable=True))
+    np.testing.assert_array_equal(jnp.take_along_axis(rank, order, -1)[0, 0], np.arange(20))
+    np.testing.assert_array_equal(render.permute(depths, order, rank), jnp.sort(depths, axis=-1))
+
+
+def test_importance_follows_the_weights():
+    depths = jnp.linspace(2.0, 3.0, 20)[None, None]
+    weights = jnp.zeros((1, 1, 19)).at[..., 12].set(1.0)
+    drawn = render.importance_depths(depths, weights, 64)[0, 0]
+    assert (jnp.diff(drawn) >= 0).all()
+    assert ((drawn > depths[0, 0, 10]) & (drawn < depths[0, 0, 15])).mean() > 0.85
+
+
+@pytest.mark.parametrize("fine", [0, 6])
+def test_gradients_are_finite_and_match_differences(fine):
+    planes, decoder, origins, directions = small(b=1)
+
+    def total(planes):
+        u = jnp.linspace(0.03, 0.95, 6)[None, None] * jnp.ones((1, origins.shape[1], 1))
+        # The importance pass is constant to differentiation: freeze what it sees.
+        out = render.render(planes, decoder, origins, directions, coarse=6, fine=fine, u=u, chunk=16)
+        return (out.feature**2).sum() + out.weight.sum() + (out.depth * out.weight).sum()
+
+    grad = jax.jit(jax.grad(total))(planes)
+    assert np.isfinite(grad).all() and np.abs(grad).max() > 0
+    if not fine:
+        step = jax.random.normal(jax.random.key(5), planes.shape)
+        numeric = (total(planes + 1e-2 * step) - total(planes - 1e-2 * step)) / 2e-2
+        np.testing.assert_allclose((grad * step).sum(), numeric, rtol=2e-2)
+
+
+def test_empty_space_has_finite_gradients():
+    planes, _, origins, directions = small(b=1)
+
+    def total(planes):
+        out = render.render(
+            planes, lambda x: (x, x[..., :1] - 1e4), origins, directions, coarse=5, fine=4
+        )
+        return out.depth.sum() + out.feature.sum() + out.weight.sum()
+
+    value, grad = jax.value_and_grad(total)(planes)
+    assert np.isfinite(value) and np.isfinite(grad).all()
+
+
+def test_own_limits_keep_images_independent():
+    planes, decoder, origins, directions = small()
+    wide = directions.at[1].set(directions[1] + jnp.array([0.0, 3.0, 0.0]))
+    wide = wide / jnp.linalg.norm(wide, axis=-1, keepdims=True)
+    own = functools.partial(render.render, coarse=6, fine=4, shared_limits=False)
+    both = own(planes, decoder, origins, wide)
+    alone = own(planes[:1], decoder, origins[:1], wide[:1])
+    assert not both.valid[1].any()
+    for a, b in zip(both, alone, strict=True):
+        np.testing.assert_allclose(a[:1], b, atol=1e-6)
+
+
+def test_camera_gets_a_gradient():
+    planes, decoder, _, _ = small(b=1)
+
+    def total(euler):
+        origins, directions = camera.rays(camera.from_pose(euler, jnp.zeros((1, 3))), 4)
+        return render.render(planes, decoder, origins, directions, coarse=6, fine=0).feature.sum()
+
+    grad = jax.grad(total)(jnp.array([[0.1, 0.2, 0.0]]))
+    assert np.isfinite(grad).all() and np.abs(grad).max() > 0
+
+
+def test_misuse_is_named():
+    planes, decoder, origins, directions = small()
+    with pytest.raises(InputError, match="at least 4"):
+        render.render(planes, decoder, origins, directions, coarse=3, fine=2)
+    with pytest.raises(InputError, match="tri-planes"):
+        render.sample_planes(planes[0], origins)
