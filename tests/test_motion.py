@@ -90,7 +90,7 @@ def test_euler_survives_a_quarter_turn():
 def test_depth_and_offsets():
     poses = _random_poses()
     assert np.ptp(hold_depth(poses).trans[:, 2]) == 0 and np.ptp(poses.trans[:, 2]) > 0
-    np.testing.assert_allclose(add_offset(poses, yaw=0.2).euler, poses.euler + [0, 0.2, 0], atol=1e-12)
+    np.testing.assert_allclose(add_offset(poses, yaw=0.2).euler - poses.euler, np.tile([0, 0.2, 0], [20, 1]), atol=1e-9)
     with pytest.raises(ValueError, match="expected both"):
         Poses(np.zeros((3, 3)), np.zeros((2, 3)))
 

@@ -1,0 +1,94 @@
+"""LPIPS: its formula on made-up weights everywhere, its values on the real ones where those were fetched."""
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r3p.assets import is_present
+from r3p.errors import InputError
+from r3p.evaluate.lpips import STAGES, features, load, lpips
+from r3p.photo import load_image
+
+CHANNELS = (3, 4, 4, 6, 6, 8, 8, 8, 8, 8, 8, 8, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The network with few channels, through the file format."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for k in range(13):
+        i, o = CHANNELS[k], CHANNELS[k + 1]
+        arrays[f"VGG16_0/Conv_{k}/kernel"] = rng.normal(0, 0.4, (3, 3, i, o)).astype(np.float32)
+        arrays[f"VGG16_0/Conv_{k}/bias"] = rng.normal(0, 0.1, o).astype(np.float32)
+    for s, k in enumerate((2, 4, 7, 10, 13)):
+        arrays[f"NetLinLayer_{s}/Conv_0/kernel"] = rng.uniform(0, 1, (1, 1, CHANNELS[k], 1)).astype(np.float32)
+    path = tmp_path_factory.mktemp("lpips") / "small.npz"
+    np.savez(path, **arrays)
+    return load(path)
+
+
+def _images(seed, n=2, size=32):
+    return jnp.asarray(np.random.default_rng(seed).uniform(-1, 1, (n, size, size, 3)), jnp.float32)
+
+
+def test_is_a_distance(small):
+    a, b = _images(0), _images(1)
+    assert lpips(small, a, b).shape == (2,)
+    np.testing.assert_array_equal(lpips(small, a, a), 0)
+    np.testing.assert_allclose(lpips(small, a, b), lpips(small, b, a), rtol=1e-5)
+    assert (lpips(small, a, b) > 0).all()
+
+
+def test_formula_against_numpy(small):
+    """Section 3, eq. 1: weighted squared differences of unit vectors, averaged over space, summed over stages."""
+    a, b = _images(0, 1), _images(1, 1)
+    want = 0.0
+    for x, y, w in zip(features(small, a), features(small, b), small["weights"], strict=True):
+        x, y = (np.asarray(v, np.float64) / (np.linalg.norm(v, axis=-1, keepdims=True) + 1e-10) for v in (x, y))
+        want += ((x - y) ** 2 * np.asarray(w)).sum(-1).mean()
+    np.testing.assert_allclose(lpips(small, a, b)[0], want, rtol=1e-4)
+
+
+def test_features_halve_in_size(small):
+    assert [f.shape[1:] for f in features(small, _images(0))] == [(32, 32, 4), (16, 16, 6), (8, 8, 8), (4, 4, 8),
+                                                                 (2, 2, 8)]
+
+
+def test_stages_add_up(small):
+    a, b = _images(0), _images(1)
+    values = [float(lpips(small, a, b, stages=s)[0]) for s in range(1, STAGES + 1)]
+    assert values == sorted(values)
+    assert len(features(small, a, 2)) == 2
+
+
+def test_gradient_is_finite_even_on_black(small):
+    gradient = jax.jit(jax.grad(lambda x, p: lpips(p, x, jnp.zeros_like(x), stages=3).sum()))
+    dead = {"convs": [(k * 0, v * 0) for k, v in small["convs"]], "weights": small["weights"]}
+    for images, params in ((_images(0, 1, 16), small), (jnp.full((1, 16, 16, 3), -1.0), small),
+                           (_images(0, 1, 16), dead)):
+        assert np.isfinite(gradient(images, params)).all()
+
+
+def test_wrong_input(small, tmp_path):
+    with pytest.raises(InputError, match="two equal shapes"):
+        lpips(small, _images(0), _images(0, 1))
+    with pytest.raises(InputError, match="5 stages on 8x8"):
+        lpips(small, _images(0, size=8), _images(0, size=8))
+    np.savez(tmp_path / "other.npz", x=np.zeros(2))
+    with pytest.raises(InputError, match="does not hold LPIPS weights"):
+        load(tmp_path / "other.npz")
+
+
+@pytest.mark.skipif(not is_present("lpips"), reason="optional: r3p assets --with lpips")
+def test_real_weights_order_changes_as_people_do(request):
+    params = load()
+    image = load_image(request.path.parent / "data" / "portrait.jpg")[60:180, 140:260]
+    blurred = [cv2.GaussianBlur(image, (0, 0), s) for s in (0.7, 1.5, 4)]
+    brighter = np.clip(image.astype(int) + 6, 0, 255).astype(np.uint8)
+    a = jnp.asarray(np.stack([image] * 5), jnp.float32) / 127.5 - 1
+    b = jnp.asarray(np.stack([image, brighter, *blurred]), jnp.float32) / 127.5 - 1
+    same, light, *soft = np.asarray(jax.jit(lpips)(params, a, b))
+    assert same == 0 and light < 0.03 < soft[1] < soft[2] < 0.9 and soft[0] < soft[1]
