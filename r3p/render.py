@@ -227,13 +227,14 @@ permute.defvjp(_permute_forward, _permute_backward)
 
 
 def _spread(weights: Array) -> Array:
-    """Weights of intervals [.., s - 1] -> weights of their end points [.., s]: an interval has its ends' mean colour."""
+    """Weights of intervals [.., s - 1] -> of their ends [.., s]: an interval has its ends' mean colour."""
     padded = jnp.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(1, 1)])
     return (padded[..., :-1] + padded[..., 1:]) / 2
 
 
 def _blend(weights: Array, colours: Array) -> Array:
-    return (weights[..., None] * colours).sum(-2)
+    # A batched product: several times the speed of a multiplication and a sum on a processor.
+    return jnp.einsum("brs,brsf->brf", weights, colours, precision=jax.lax.Precision.HIGHEST)
 
 
 def _render_rays(

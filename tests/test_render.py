@@ -12,8 +12,8 @@ from r3p.errors import InputError
 from r3p.models.decoder import Decoder
 from r3p.names.decoder import RULES
 
-CASES = ["render_fixed_u", "render_missed_rays", "render_white_back", "render_no_importance", "render_trigrid"]
-SLOW_CASES = ["render_det", "render_128"]
+CASES = ["render_missed_rays", "render_trigrid"]
+SLOW_CASES = ["render_fixed_u", "render_white_back", "render_no_importance", "render_det", "render_128"]
 
 
 @pytest.fixture(autouse=True)
@@ -61,36 +61,27 @@ def test_golden_render(case):
     check("ray_origins", origins)
     check("ray_directions", directions)
 
-    near, far = render.ray_limits(origins, directions)
-    check("box_near", near[..., None])
-    check("box_far", far[..., None])
-    near, far, valid = render.repair_missed(near, far)
-    check("near", near[..., None])
-    check("far", far[..., None])
-    check("valid", valid[..., None])
-
     @jax.jit
-    def seams(planes):
-        depths = render.stratified_depths(near, far, options["coarse"], options["jitter"])
+    def seams(planes, origins, directions, jitter, u):
+        box = render.ray_limits(origins, directions)
+        near, far, valid = render.repair_missed(*box)
+        depths = render.stratified_depths(near, far, options["coarse"], jitter)
         b, r, s = depths.shape
         points = (origins[:, :, None] + directions[:, :, None] * depths[..., None]).reshape(b, r * s, 3)
         colour, density = render.query(planes, functools.partial(decode, params), points)
-        return depths, colour.reshape(b, r, s, -1), density.reshape(b, r, s)
+        weights = render.ray_weights(depths, density.reshape(b, r, s))
+        seen = dict(box_near=box[0], box_far=box[1], near=near, far=far, valid=valid, depths_coarse=depths)
+        seen.update(coarse_sigma=density.reshape(b, r, s), coarse_weights=weights)
+        if options["fine"]:
+            seen["depths_fine"] = render.importance_depths(depths, weights, options["fine"], u)
+            both = jnp.concatenate([depths, seen["depths_fine"]], -1)
+            seen["all_depths"] = render.permute(both, *render.sort_order(both))
+        return {k: v[..., None] for k, v in seen.items()} | {"coarse_rgb": colour.reshape(b, r, s, -1)}
 
-    depths, colour, density = seams(planes)
-    check("depths_coarse", depths[..., None])
-    check("coarse_rgb", colour)
-    check("coarse_sigma", density[..., None])
-    weights = render.ray_weights(depths, density)
-    check("coarse_weights", weights[..., None])
-    if options["fine"]:
-        fine = render.importance_depths(depths, weights, options["fine"], options["u"])
-        check("depths_fine", fine[..., None])
-        both = jnp.concatenate([depths, fine], -1)
-        check("all_depths", render.permute(both, *render.sort_order(both))[..., None])
+    for name, value in seams(planes, origins, directions, options["jitter"], options["u"]).items():
+        check(name, value)
 
-    run = jax.jit(functools.partial(render.render, decoder=functools.partial(decode, params), chunk=600, **options))
-    out = run(planes, origins=origins, directions=directions)
+    out = run(functools.partial(decode, params), chunk=600, **options)(planes, origins, directions)
     check("feature", out.feature)
     check("depth", out.depth)
     check("weight", out.weight)
@@ -105,9 +96,7 @@ def test_golden_gradients():
     @jax.jit
     @functools.partial(jax.value_and_grad, argnums=(0, 1))
     def total(planes, params):
-        out = render.render(
-            planes, functools.partial(decode, params), origins, directions, chunk=200, **options
-        )
+        out = render.render(planes, functools.partial(decode, params), origins, directions, chunk=200, **options)
         return (out.feature * weigh[0]).sum() + (out.weight * weigh[1]).sum()
 
     value, (planes_grad, params_grad) = total(planes, params)
@@ -132,19 +121,22 @@ def test_golden_points():
 
 
 def small(seed=0, b=2, r=40, c=4, size=8):
-    keys = jax.random.split(jax.random.key(seed), 3)
-    cams = camera.sample(jax.random.uniform(keys[0], (b, 3)))
-    origins, directions = camera.rays(cams, 7)
-    planes = jax.random.normal(keys[1], (b, 3, size, size, c))
+    rng = np.random.default_rng(seed)
+    origins, directions = (jnp.asarray(a, jnp.float32) for a in camera.rays(camera.sample(rng.random((b, 3))), 7))
+    planes = jnp.asarray(rng.normal(size=(b, 3, size, size, c)), jnp.float32)
     model = Decoder(hidden=8, features=5)
-    variables = model.init(keys[2], jnp.zeros((1, c)))
+    variables = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, c)))
     return planes, functools.partial(model.apply, variables), origins[:, :r], directions[:, :r]
 
 
+def run(decoder, **options):
+    return jax.jit(lambda planes, o, d: render.render(planes, decoder, o, d, **options))
+
+
 def test_chunks_do_not_change_the_result():
-    planes, decoder, origins, directions = small()
-    whole = render.render(planes, decoder, origins, directions, coarse=6, fine=5, chunk=1000)
-    parts = render.render(planes, decoder, origins, directions, coarse=6, fine=5, chunk=7)
+    planes, decoder, *rays = small()
+    whole = run(decoder, coarse=6, fine=5, chunk=1000)(planes, *rays)
+    parts = run(decoder, coarse=6, fine=5, chunk=7)(planes, *rays)
     for a, b in zip(whole, parts, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
@@ -158,7 +150,7 @@ def test_uniform_density_has_a_closed_form():
         return jnp.full((*x.shape[:-1], 3), 0.7), jnp.full((*x.shape[:-1], 1), 2.0)
 
     for fine in (0, 9):
-        out = render.render(jnp.zeros((1, 3, 4, 4, 2)), decoder, origins, directions, coarse=8, fine=fine)
+        out = run(decoder, coarse=8, fine=fine)(jnp.zeros((1, 3, 4, 4, 2)), origins, directions)
         near, far = render.ray_limits(origins, directions)
         weight = 1 - np.exp(-np.log1p(np.e) * (far - near))
         np.testing.assert_allclose(out.weight[..., 0], weight, rtol=2e-5)
@@ -200,6 +192,7 @@ def test_importance_follows_the_weights():
 def test_gradients_are_finite_and_match_differences(fine):
     planes, decoder, origins, directions = small(b=1)
 
+    @jax.jit
     def total(planes):
         u = jnp.linspace(0.03, 0.95, 6)[None, None] * jnp.ones((1, origins.shape[1], 1))
         # The importance pass is constant to differentiation: freeze what it sees.
@@ -218,12 +211,10 @@ def test_empty_space_has_finite_gradients():
     planes, _, origins, directions = small(b=1)
 
     def total(planes):
-        out = render.render(
-            planes, lambda x: (x, x[..., :1] - 1e4), origins, directions, coarse=5, fine=4
-        )
+        out = render.render(planes, lambda x: (x, x[..., :1] - 1e4), origins, directions, coarse=5, fine=4)
         return out.depth.sum() + out.feature.sum() + out.weight.sum()
 
-    value, grad = jax.value_and_grad(total)(planes)
+    value, grad = jax.jit(jax.value_and_grad(total))(planes)
     assert np.isfinite(value) and np.isfinite(grad).all()
 
 
@@ -231,9 +222,9 @@ def test_own_limits_keep_images_independent():
     planes, decoder, origins, directions = small()
     wide = directions.at[1].set(directions[1] + jnp.array([0.0, 3.0, 0.0]))
     wide = wide / jnp.linalg.norm(wide, axis=-1, keepdims=True)
-    own = functools.partial(render.render, coarse=6, fine=4, shared_limits=False)
-    both = own(planes, decoder, origins, wide)
-    alone = own(planes[:1], decoder, origins[:1], wide[:1])
+    own = run(decoder, coarse=6, fine=4, shared_limits=False)
+    both = own(planes, origins, wide)
+    alone = own(planes[:1], origins[:1], wide[:1])
     assert not both.valid[1].any()
     for a, b in zip(both, alone, strict=True):
         np.testing.assert_allclose(a[:1], b, atol=1e-6)
@@ -246,7 +237,7 @@ def test_camera_gets_a_gradient():
         origins, directions = camera.rays(camera.from_pose(euler, jnp.zeros((1, 3))), 4)
         return render.render(planes, decoder, origins, directions, coarse=6, fine=0).feature.sum()
 
-    grad = jax.grad(total)(jnp.array([[0.1, 0.2, 0.0]]))
+    grad = jax.jit(jax.grad(total))(jnp.array([[0.1, 0.2, 0.0]]))
     assert np.isfinite(grad).all() and np.abs(grad).max() > 0
 
 
