@@ -18,10 +18,10 @@ from r3p.errors import InputError
 from r3p.facemesh import FaceMesh, interpreter
 
 _DETECTOR, _INPUT = "face_detection_short_range.tflite", 128
-_SCORE, _OVERLAP = 0.5, 0.3       # a detection's least score; boxes that overlap more than this are one face
-_ROI_SCALE = 1.5                  # the landmark network wants this much room around the face
-_DOMINANT = 2.25                  # the largest face must have this many times the second's area
-EYE_CORNERS = (33, 263)           # outer corners: image left, image right
+_SCORE, _OVERLAP = 0.5, 0.3  # a detection's least score; boxes that overlap more than this are one face
+_ROI_SCALE = 1.5  # the landmark network wants this much room around the face
+_DOMINANT = 2.25  # the largest face must have this many times the second's area
+EYE_CORNERS = (33, 263)  # outer corners: image left, image right
 SEGMENT_CLASSES = 6
 
 
@@ -102,8 +102,16 @@ def sample(image: np.ndarray, to_crop: np.ndarray, size: int) -> np.ndarray:
 
 def _anchors() -> np.ndarray:
     """[896, 2] in 0..1: 16x16 cells twice, 8x8 cells six times."""
-    return np.array([((x + 0.5) / n, (y + 0.5) / n) for n, repeat in ((16, 2), (8, 6))
-                     for y in range(n) for x in range(n) for _ in range(repeat)], np.float32)
+    return np.array(
+        [
+            ((x + 0.5) / n, (y + 0.5) / n)
+            for n, repeat in ((16, 2), (8, 6))
+            for y in range(n)
+            for x in range(n)
+            for _ in range(repeat)
+        ],
+        np.float32,
+    )
 
 
 def _merge(boxes: np.ndarray, points: np.ndarray, scores: np.ndarray) -> list[Detection]:
@@ -119,8 +127,13 @@ def _merge(boxes: np.ndarray, points: np.ndarray, scores: np.ndarray) -> list[De
         same |= common > 0.7 * np.minimum(area[0], area)
         same[0] = True
         k, w = left[same], scores[left[same]]
-        out.append(Detection((boxes[k] * w[:, None]).sum(0) / w.sum(),
-                             (points[k] * w[:, None, None]).sum(0) / w.sum(), float(scores[k[0]])))
+        out.append(
+            Detection(
+                (boxes[k] * w[:, None]).sum(0) / w.sum(),
+                (points[k] * w[:, None, None]).sum(0) / w.sum(),
+                float(scores[k[0]]),
+            )
+        )
         left = left[~same]
     return out
 
@@ -133,8 +146,15 @@ class FaceFinder:
     plain 468-point model. Raises InputError when a file is absent or is not what it should be.
     """
 
-    def __init__(self, folder: str | Path | None = None, *, landmarker: str | Path | None = None,
-                 multiclass: str | Path | None = None, attention: bool = True, threads: int = 2) -> None:
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        *,
+        landmarker: str | Path | None = None,
+        multiclass: str | Path | None = None,
+        attention: bool = True,
+        threads: int = 2,
+    ) -> None:
         self._anchors = _anchors()
         self._detector = interpreter(path=str(asset_path(_DETECTOR, folder)), threads=threads)
         if landmarker is not None:
@@ -209,8 +229,9 @@ class FaceFinder:
         found = [self.landmarks(rgb, d) for d in self.detect(rgb)]
         return sorted((f for f in found if f.score > 0.5), key=lambda f: float(f.box[0]))
 
-    def find(self, rgb: np.ndarray, *, name: str = "the image", face_index: int | None = None,
-             min_size: float = 64.0) -> Face:
+    def find(
+        self, rgb: np.ndarray, *, name: str = "the image", face_index: int | None = None, min_size: float = 64.0
+    ) -> Face:
         """The one face of a portrait.
 
         face_index counts from the left when there are several. Raises InputError when there is none, when several are
@@ -218,23 +239,31 @@ class FaceFinder:
         """
         faces = self.faces(rgb)
         if not faces:
-            raise InputError(f"no face found in {name}: give a photograph of one person who looks roughly at the "
-                             "camera, upright, the face not covered")
+            raise InputError(
+                f"no face found in {name}: give a photograph of one person who looks roughly at the "
+                "camera, upright, the face not covered"
+            )
         if face_index is not None:
             if not 0 <= face_index < len(faces):
-                raise InputError(f"--face-index {face_index}: {name} shows {len(faces)} face(s), "
-                                 f"counted from the left from 0 to {len(faces) - 1}")
+                raise InputError(
+                    f"--face-index {face_index}: {name} shows {len(faces)} face(s), "
+                    f"counted from the left from 0 to {len(faces) - 1}"
+                )
             face = faces[face_index]
         else:
             by_size = sorted(faces, key=lambda f: -f.size)
             face = by_size[0]
             if len(faces) > 1 and face.size**2 < _DOMINANT * by_size[1].size ** 2:
                 at = ", ".join(f"{i} at x {f.box[[0, 2]].mean():.0f}" for i, f in enumerate(faces))
-                raise InputError(f"{name} shows {len(faces)} faces ({at}): crop it to one person, "
-                                 f"or pass --face-index 0..{len(faces) - 1}, counted from the left")
+                raise InputError(
+                    f"{name} shows {len(faces)} faces ({at}): crop it to one person, "
+                    f"or pass --face-index 0..{len(faces) - 1}, counted from the left"
+                )
         if face.size < min_size:
-            raise InputError(f"the face in {name} is only {face.size:.0f} pixels large: at least {min_size:.0f} are "
-                             "needed, 200 are good; use a larger photograph or a closer one")
+            raise InputError(
+                f"the face in {name} is only {face.size:.0f} pixels large: at least {min_size:.0f} are "
+                "needed, 200 are good; use a larger photograph or a closer one"
+            )
         return face
 
     def track(self, frames: Iterable[np.ndarray]) -> Iterator[Face | None]:
@@ -265,8 +294,9 @@ class FaceFinder:
         out = net.get_tensor(net.get_output_details()[0]["index"])[0]
         inverse = np.linalg.inv(np.vstack([m, [0, 0, 1]]))[:2]
         inverse[:, 2] += inverse[:, :2] @ (0.5, 0.5) - 0.5
-        return np.asarray(cv2.warpAffine(out, inverse, (w, h), flags=cv2.INTER_LINEAR,
-                                         borderMode=cv2.BORDER_REPLICATE)).reshape(h, w, -1)
+        return np.asarray(
+            cv2.warpAffine(out, inverse, (w, h), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        ).reshape(h, w, -1)
 
     def person_mask(self, rgb: np.ndarray) -> np.ndarray:
         """[h, w] float32 in 0..1: how much a pixel belongs to a person. 256 pixels across, so soft: see r3p.matting."""
@@ -289,7 +319,8 @@ def _distance(face: Face, last: Face | None) -> float:
     if last is None:
         return -face.size
     return float(np.linalg.norm(face.landmarks[1, :2] - last.landmarks[1, :2])) / last.size + abs(
-        math.log(face.size / last.size))
+        math.log(face.size / last.size)
+    )
 
 
 def _task_member(path: Path) -> bytes:

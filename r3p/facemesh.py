@@ -16,6 +16,7 @@ from ai_edge_litert.interpreter import Interpreter
 from r3p.errors import InputError
 
 SIZE = 192  # the network's input and the frame of its landmarks
+# fmt: off
 _LIPS = (
     61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 185, 40, 39, 37, 0, 267, 269, 270, 409,      # outer contour
     78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 191, 80, 81, 82, 13, 312, 311, 310, 415,      # inner contour
@@ -33,14 +34,18 @@ _EYE_B = (
     446, 261, 448, 449, 450, 451, 452, 453, 464, 342, 445, 444, 443, 442, 441, 413,
     265, 353, 276, 283, 282, 295, 372, 340, 346, 347, 348, 349, 350, 357, 465,
     383, 300, 293, 334, 296, 336, 285, 417)
+# fmt: on
 _CORNERS = ((61, 291), (33, 133), (362, 263))  # image left and right of lips and eyes: their crops' direction
 _IRISES = (tuple(range(468, 473)), tuple(range(473, 478)))
 _GRID, _CROP, _STRIDE, _SCALE = 48, 16, 4, 1.5  # feature map, crop from it, pixels a feature, crop beyond the points
 
 # Tensor and operator numbers of face_landmark_with_attention.tflite (its sha256 is pinned in r3p.assets.fetch).
 _FIRST = dict(operators=[*range(192), 698, 699, 700], inputs=[0], outputs=[186, 35, 710])
-_SECOND = dict(operators=[k for k in range(198, 698) if k not in (688, 689, 691, 692, 695, 696)],
-               inputs=[199, 200, 201], outputs=[697, 700, 704, 703, 707])
+_SECOND = dict(
+    operators=[k for k in range(198, 698) if k not in (688, 689, 691, 692, 695, 696)],
+    inputs=[199, 200, 201],
+    outputs=[697, 700, 704, 703, 707],
+)
 
 
 def interpreter(*, path: str | None = None, content: bytes | None = None, threads: int = 2) -> Interpreter:
@@ -143,8 +148,10 @@ class FaceMesh:
         shape = self._net.get_input_details()[0]["shape"]
         sizes = sorted(int(np.prod(o["shape"])) for o in self._net.get_output_details())
         if len(shape) != 4 or shape[1] != shape[2] or (not attention and not {1404, 1434} & set(sizes)):
-            raise InputError(f"the landmark model takes {list(shape)} and gives {sizes} numbers: "
-                             "expected a square image, and 468 or 478 points of 3 numbers")
+            raise InputError(
+                f"the landmark model takes {list(shape)} and gives {sizes} numbers: "
+                "expected a square image, and 468 or 478 points of 3 numbers"
+            )
         self.size = int(shape[1])
 
     def __call__(self, rgb: np.ndarray) -> tuple[np.ndarray, float]:

@@ -11,13 +11,16 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
+from r3p.backdrop import fill_holes, remove_person
 from r3p.errors import InputError
 
 BACKGROUND, HAIR, BODY_SKIN, FACE_SKIN, CLOTHES, OTHERS = range(6)
 HEAD, TORSO = (HAIR, FACE_SKIN, OTHERS), (BODY_SKIN, CLOTHES)
+# fmt: off
 # The outline of the face in the 468 landmarks, from the forehead's middle clockwise in the image.
 FACE_OVAL = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
              152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)
+# fmt: on
 _FOREHEAD, _CHIN = 10, 152
 _BINS = 12  # colour histogram bins a channel
 
@@ -56,7 +59,7 @@ class _FaceFrame:
     def of(cls, landmarks: np.ndarray, shape: tuple[int, int]) -> "_FaceFrame":
         chin, axis = landmarks[_CHIN, :2], landmarks[_FOREHEAD, :2] - landmarks[_CHIN, :2]
         height = float(np.linalg.norm(axis))
-        y, x = np.mgrid[:shape[0], :shape[1]].astype(np.float32) + 0.5
+        y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32) + 0.5
         dx, dy = x - chin[0], y - chin[1]
         ux, uy = axis / height
         return cls((dx * ux + dy * uy) / height, (-dx * uy + dy * ux) / height, height)
@@ -67,6 +70,7 @@ def guided_filter(guide: np.ndarray, values: np.ndarray, radius: int, eps: float
 
     guide [h, w, 3] float in 0..1; eps in squared units of the guide: smaller keeps fainter edges.
     """
+
     def mean(a: np.ndarray) -> np.ndarray:
         return cv2.blur(a, (2 * radius + 1, 2 * radius + 1), borderType=cv2.BORDER_REFLECT)
 
@@ -167,14 +171,19 @@ def _below_notch(frame: _FaceFrame, person: np.ndarray) -> np.ndarray:
         widths = ndimage.gaussian_filter1d(np.interp(np.arange(len(widths)), seen, widths[seen]), 1.0)
         inner = seen[(levels[seen] > -0.5) & (levels[seen] < 0.45)]
         waist = inner[np.argmin(widths[inner])]
-        above, below = widths[waist:].max(), widths[:waist + 1].max()
+        above, below = widths[waist:].max(), widths[: waist + 1].max()
         if min(above, below) - widths[waist] > 0.05:
             out += np.where(side > 0.25, np.clip((levels[waist] - frame.up) / 0.04, -1, 1), 0)
     return out
 
 
-def classify(rgb: np.ndarray, alpha: np.ndarray, landmarks: np.ndarray, face_mask: np.ndarray | None = None,
-             neck_mask: np.ndarray | None = None) -> np.ndarray:
+def classify(
+    rgb: np.ndarray,
+    alpha: np.ndarray,
+    landmarks: np.ndarray,
+    face_mask: np.ndarray | None = None,
+    neck_mask: np.ndarray | None = None,
+) -> np.ndarray:
     """uint8 [h, w] class map from the person's alpha and the landmarks [468+, 3], where no network tells the classes.
 
     Each class has a colour model, learned where the face's geometry makes it sure, and a place relative to the face;
@@ -206,10 +215,16 @@ def classify(rgb: np.ndarray, alpha: np.ndarray, landmarks: np.ndarray, face_mas
 
     score = np.full((*shape, 6), -30, np.float32)
     # Hair: above and beside the face; below the chin only beside the neck and by its colour.
-    score[..., HAIR] = (hair_colour + 3.0 * ramp(up, 0.1, 0.7) - 9.0 * ramp(-up, 0.0, 0.7)
-                        - 4 * (up < 0.35) * (side < 0.2) - 12 * np.maximum(shoulder, 0))
-    score[..., FACE_SKIN] = np.where(face, np.maximum(skin_colour, np.where(up < 0.72, -2.0, -9.0)) + 4,
-                                     skin_colour - 14 * ramp(near, 0.03, 0.16)) - 12 * ramp(-up, -0.05, 0.05)
+    score[..., HAIR] = (
+        hair_colour
+        + 3.0 * ramp(up, 0.1, 0.7)
+        - 9.0 * ramp(-up, 0.0, 0.7)
+        - 4 * (up < 0.35) * (side < 0.2)
+        - 12 * np.maximum(shoulder, 0)
+    )
+    score[..., FACE_SKIN] = np.where(
+        face, np.maximum(skin_colour, np.where(up < 0.72, -2.0, -9.0)) + 4, skin_colour - 14 * ramp(near, 0.03, 0.16)
+    ) - 12 * ramp(-up, -0.05, 0.05)
     on_neck = -12 * ramp(side, 0.38, 0.6) if neck_mask is None else np.where(np.asarray(neck_mask) > 0.5, 2.0, -6.0)
     score[..., BODY_SKIN] = skin_colour + np.where(up > -0.7, on_neck, -4) - 12 * ramp(up, 0.0, 0.3) - 20 * face
     # With a waist in the outline clothes end there; without one they fade out about the chin's height.
@@ -241,32 +256,6 @@ def _tidy(segmap: np.ndarray, core: np.ndarray, up: np.ndarray, height: float) -
     return segmap
 
 
-def fill_holes(rgb: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """rgb with its unknown pixels filled smoothly from the known ones, finer near the rim, coarser farther in.
-
-    Pull-push over a pyramid (Gortler et al. 1996): each level averages what is known, holes take the coarser level.
-    Raises InputError when nothing is known.
-    """
-    weight = known.astype(np.float32)
-    if not known.any():
-        raise InputError("there is nothing to fill the picture from: the person covers all of it")
-    colours: list[np.ndarray] = [rgb.astype(np.float32) * weight[..., None]]
-    weights: list[np.ndarray] = [weight]
-    while min(colours[-1].shape[:2]) > 1:
-        h, w = weights[-1].shape
-        half = ((w + 1) // 2, (h + 1) // 2)
-        c, a = (cv2.resize(cv2.GaussianBlur(x, (5, 5), 1.0, borderType=cv2.BORDER_REPLICATE), half,
-                           interpolation=cv2.INTER_AREA) for x in (colours[-1], weights[-1]))
-        colours.append(c)
-        weights.append(a)
-    out = colours[-1] / np.maximum(weights[-1], 1e-6)[..., None].reshape(*weights[-1].shape, 1)
-    for c, a in zip(colours[-2::-1], weights[-2::-1], strict=True):
-        up = cv2.resize(out, (a.shape[1], a.shape[0]), interpolation=cv2.INTER_LINEAR).reshape(*a.shape, 3)
-        trust = np.clip(a, 0, 1)[..., None]
-        out = np.where(a[..., None] > 1e-4, c / np.maximum(a, 1e-4)[..., None], up) * trust + up * (1 - trust)
-    return np.where(known[..., None], rgb, np.round(np.clip(out, 0, 255))).astype(np.uint8)
-
-
 def foreground_colour(rgb: np.ndarray, alpha: np.ndarray, background: np.ndarray, radius: int) -> np.ndarray:
     """[h, w, 3] float32: the person's own colour where alpha is partial, without the background that shines through.
 
@@ -280,42 +269,6 @@ def foreground_colour(rgb: np.ndarray, alpha: np.ndarray, background: np.ndarray
     return np.where(solid[..., None], rgb, np.clip(unmixed, 0, 255) * trust + inside * (1 - trust)).astype(np.float32)
 
 
-def remove_person(rgb: np.ndarray, alpha: np.ndarray, margin: int | None = None) -> np.ndarray:
-    """[h, w, 3] uint8: the background alone, the person's place filled from pixels farther than `margin` from it.
-
-    margin: pixels, default a fiftieth of the width (10 at 512). Next to the rim the fill mirrors the picture outward
-    of it, so that texture goes on; farther in it turns into a smooth fill with the picture's grain, without streaks.
-    """
-    h, w = alpha.shape
-    margin = max(2, w // 50) if margin is None else margin
-    hole = ndimage.distance_transform_edt(alpha < 0.05) <= margin
-    if hole.all():
-        hole = alpha > 0.05
-    if hole.all():
-        return np.full_like(rgb, 128)  # nothing of a background is seen, so none is ever uncovered either
-    # Single hairs that the mask missed would stay behind when the head moves: a median takes them out near the person.
-    away = ndimage.distance_transform_edt(~hole).astype(np.float32)
-    plain = cv2.medianBlur(rgb, max(3, w // 45 | 1))
-    near = np.clip(1.5 - away / (0.05 * w), 0, 1)[..., None]
-    rgb = np.round(rgb + (plain.astype(np.float32) - rgb) * near).astype(np.uint8)
-    smooth = fill_holes(rgb, ~hole).astype(np.float32)
-    detail = rgb.astype(np.float32) - cv2.GaussianBlur(rgb, (0, 0), 1.5)
-    grain = np.minimum(1.4826 * np.median(np.abs(detail[~hole]), 0), 6)
-    smooth += np.random.default_rng(0).normal(0, 1, (h, w, 1)).astype(np.float32) * grain.astype(np.float32)
-
-    depth = ndimage.distance_transform_edt(hole).astype(np.float32)
-    normal = np.stack(np.gradient(cv2.GaussianBlur(depth, (0, 0), 0.01 * w)), -1)
-    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
-    y, x = np.mgrid[:h, :w].astype(np.float32)
-    at = (x - 2 * depth * normal[..., 1]).astype(np.float32), (y - 2 * depth * normal[..., 0]).astype(np.float32)
-    mirrored = cv2.remap(rgb, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT).astype(np.float32)
-    known = cv2.remap((~hole).astype(np.float32), *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    weight = np.clip(1 - depth / (0.12 * w), 0, 1) * (known > 0.99)
-    weight = np.minimum(weight, cv2.GaussianBlur(weight, (0, 0), 0.008 * w))[..., None]
-    out = np.where(hole[..., None], mirrored * weight + smooth * (1 - weight), rgb)
-    return np.round(np.clip(out, 0, 255)).astype(np.uint8)
-
-
 def extend_torso(rgb: np.ndarray, segmap: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(colours [h, w, 3] uint8, mask [h, w] bool): the torso, going on under the head.
 
@@ -326,8 +279,12 @@ def extend_torso(rgb: np.ndarray, segmap: np.ndarray, landmarks: np.ndarray) -> 
     torso, head = np.isin(segmap, TORSO), np.isin(segmap, HEAD)
     if not torso.any():
         return np.zeros_like(rgb), torso
-    jaw = np.abs(frame.side[np.clip(landmarks[[172, 397], 1].astype(int), 0, segmap.shape[0] - 1),
-                            np.clip(landmarks[[172, 397], 0].astype(int), 0, segmap.shape[1] - 1)]).mean()
+    jaw = np.abs(
+        frame.side[
+            np.clip(landmarks[[172, 397], 1].astype(int), 0, segmap.shape[0] - 1),
+            np.clip(landmarks[[172, 397], 0].astype(int), 0, segmap.shape[1] - 1),
+        ]
+    ).mean()
     taper = np.clip(0.35 - frame.up, 0, 0.7) / 0.7
     neck = head & (frame.up < 0.35) & (np.abs(frame.side) < 0.9 * jaw * (0.75 + 0.25 * taper))
     under = head & (ndimage.distance_transform_edt(~torso) < 0.05 * frame.height) & (frame.up < 0.15)
@@ -342,24 +299,37 @@ def extend_torso(rgb: np.ndarray, segmap: np.ndarray, landmarks: np.ndarray) -> 
     away = ndimage.distance_transform_edt(~source)
     shade = np.maximum(0.7, 1 - 0.6 * away / frame.height)[..., None]
     filled = np.where(neck[..., None], fill_holes(rgb, source) * shade, fill_holes(rgb, clean))
-    out = cv2.GaussianBlur(np.where(torso[..., None], rgb, filled).astype(np.float32), (0, 0),
-                           max(1.0, 0.015 * frame.height))
+    out = cv2.GaussianBlur(
+        np.where(torso[..., None], rgb, filled).astype(np.float32), (0, 0), max(1.0, 0.015 * frame.height)
+    )
     keep = np.clip(cv2.GaussianBlur(clean.astype(np.float32), (0, 0), 1.0) * 2 - 1, 0, 1)[..., None]
     out = rgb * keep + out * (1 - keep)
     return np.round(np.clip(out, 0, 255) * whole[..., None]).astype(np.uint8), whole
 
 
-def split_layers(rgb: np.ndarray, person_mask: np.ndarray, landmarks: np.ndarray, *, segmap: np.ndarray | None = None,
-                 face_mask: np.ndarray | None = None, neck_mask: np.ndarray | None = None,
-                 background: np.ndarray | None = None) -> Layers:
+def split_layers(
+    rgb: np.ndarray,
+    person_mask: np.ndarray,
+    landmarks: np.ndarray,
+    *,
+    segmap: np.ndarray | None = None,
+    face_mask: np.ndarray | None = None,
+    neck_mask: np.ndarray | None = None,
+    background: np.ndarray | None = None,
+) -> Layers:
     """Head, torso and background of a portrait crop.
 
     rgb uint8 [h, w, 3]; person_mask [h, w] from FaceFinder.person_mask; landmarks [468+, 3] in the crop; segmap uint8
     [h, w] when a network told the classes; background [h, w, 3] uint8 to stand behind instead of the photograph's own.
     """
     h, w = rgb.shape[:2]
-    for name, a in (("person_mask", person_mask), ("segmap", segmap), ("face_mask", face_mask),
-                    ("neck_mask", neck_mask), ("background", background)):
+    for name, a in (
+        ("person_mask", person_mask),
+        ("segmap", segmap),
+        ("face_mask", face_mask),
+        ("neck_mask", neck_mask),
+        ("background", background),
+    ):
         if a is not None and a.shape[:2] != (h, w):
             raise ValueError(f"{name} {a.shape}: expected {(h, w)} like the picture")
     alpha = refine_alpha(rgb, person_mask)
@@ -373,39 +343,23 @@ def split_layers(rgb: np.ndarray, person_mask: np.ndarray, landmarks: np.ndarray
     head_everywhere = head[tuple(part)]
     inner = cv2.GaussianBlur(head_everywhere.astype(np.float32), (0, 0), 0.8)
     head_alpha = alpha * inner
-    torso, whole = extend_torso(np.round(colour).astype(np.uint8), np.where(
-        alpha > 0.5, segmap, BACKGROUND).astype(np.uint8), landmarks)
+    torso, whole = extend_torso(
+        np.round(colour).astype(np.uint8), np.where(alpha > 0.5, segmap, BACKGROUND).astype(np.uint8), landmarks
+    )
     own_torso = alpha * ~head_everywhere
     soft = cv2.GaussianBlur(whole.astype(np.float32), (0, 0), 1.0)
     torso_alpha = np.maximum(own_torso, soft * (whole & head_everywhere))
     torso_colour = np.where((whole & (torso.sum(-1) > 0))[..., None], torso, colour)
-    return Layers(segmap, alpha, _premultiplied(colour, head_alpha), head_alpha.astype(np.float32),
-                  _premultiplied(torso_colour, torso_alpha), torso_alpha.astype(np.float32),
-                  own if background is None else background)
+    return Layers(
+        segmap,
+        alpha,
+        _premultiplied(colour, head_alpha),
+        head_alpha.astype(np.float32),
+        _premultiplied(torso_colour, torso_alpha),
+        torso_alpha.astype(np.float32),
+        own if background is None else background,
+    )
 
 
 def _premultiplied(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return np.round(colour * alpha[..., None]).astype(np.uint8)
-
-
-def parse_colour(text: str) -> tuple[int, int, int] | None:
-    """'#rrggbb' or a few names as RGB; None when the text is no colour (so it may be a file's name)."""
-    named = {"black": (0, 0, 0), "white": (255, 255, 255), "grey": (128, 128, 128), "gray": (128, 128, 128),
-             "green": (0, 177, 64), "blue": (0, 71, 187)}
-    if text.lower() in named:
-        return named[text.lower()]
-    if text.startswith("#") and len(text) == 7:
-        try:
-            return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
-        except ValueError:
-            return None
-    return None
-
-
-def fit_background(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """An image [h, w, 3] cut in the middle to the aspect of size (w, h) and scaled to it."""
-    h, w = image.shape[:2]
-    scale = max(size[0] / w, size[1] / h)
-    cw, ch = min(w, round(size[0] / scale)), min(h, round(size[1] / scale))
-    x, y = (w - cw) // 2, (h - ch) // 2
-    return cv2.resize(image[y:y + ch, x:x + cw], size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)

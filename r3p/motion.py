@@ -59,8 +59,15 @@ def static(euler: np.ndarray, trans: np.ndarray, frames: int) -> Poses:
     return Poses(*held)
 
 
-def orbit(euler: np.ndarray, trans: np.ndarray, frames: int, *, fps: float = 25.0, yaw: float = math.radians(20),
-          period: float = 4.0) -> Poses:
+def orbit(
+    euler: np.ndarray,
+    trans: np.ndarray,
+    frames: int,
+    *,
+    fps: float = 25.0,
+    yaw: float = math.radians(20),
+    period: float = 4.0,
+) -> Poses:
     """The source's head turned as by a camera that swings to one side, to the other and back, again every `period`
     seconds, `yaw` radians far."""
     turn = yaw * np.sin(2 * math.pi * np.arange(frames) / (fps * period))
@@ -90,8 +97,9 @@ def hold_depth(poses: Poses) -> Poses:
     return Poses(poses.euler, trans)
 
 
-def map_to_initial(poses: Poses, euler: np.ndarray, trans: np.ndarray, *, scale: float = 1.0,
-                   componentwise: bool = False) -> Poses:
+def map_to_initial(
+    poses: Poses, euler: np.ndarray, trans: np.ndarray, *, scale: float = 1.0, componentwise: bool = False
+) -> Poses:
     """The motion of `poses` since their first frame, laid on a source's pose (euler [3], trans [3]).
 
     Turns are composed: R_t R_0^T R_source. componentwise adds differences of Euler angles instead (the official
@@ -118,7 +126,7 @@ def smooth_cameras(cameras: np.ndarray, window: int = 7) -> np.ndarray:
     matrices = cameras[:, :16].reshape(-1, 4, 4).astype(np.float64)
     out, half = matrices.copy(), window // 2
     for t in range(len(cameras)):
-        near = matrices[max(0, t - half):t + half + 1]
+        near = matrices[max(0, t - half) : t + half + 1]
         out[t, :3, 3] = near[:, :3, 3].mean(0)
         out[t, :3, :3] = Rotation.from_matrix(near[:, :3, :3]).mean().as_matrix()
     return np.concatenate([out.reshape(-1, 16), cameras[:, 16:]], 1).astype(cameras.dtype)
@@ -141,8 +149,9 @@ def _check_window(window: int) -> None:
         raise InputError(f"a smoothing window of {window} frames: expected an odd number of at least 1")
 
 
-def blink_closure(frames: int, *, fps: float = 25.0, interval: float = 5.0, seed: int = 0,
-                  from_start: bool = False) -> np.ndarray:
+def blink_closure(
+    frames: int, *, fps: float = 25.0, interval: float = 5.0, seed: int = 0, from_start: bool = False
+) -> np.ndarray:
     """[frames] in 0..1: how far the lids are shut, a blink every `interval` seconds.
 
     A blink of D frames (8 to 12 at 25 fps, drawn) has closure 4u - 4u^2, u = k/D, as in the official code, which
@@ -156,7 +165,7 @@ def blink_closure(frames: int, *, fps: float = 25.0, interval: float = 5.0, seed
     for start in range(0 if from_start else step // 2, frames, step):
         length = max(2, round(rng.integers(8, 13) * fps / 25))
         u = np.arange(length)[: max(0, frames - start)] / length
-        out[start:start + len(u)] = 4 * u - 4 * u * u
+        out[start : start + len(u)] = 4 * u - 4 * u * u
     return out
 
 
@@ -201,8 +210,10 @@ def _finite(values: np.ndarray, names: Sequence[str], path: Path) -> np.ndarray:
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         row, column = bad[0]
-        raise InputError(f"{path}: frame {row}, {names[column]} is no finite number ({len(bad)} such values): "
-                         "fill the gaps or leave the column out")
+        raise InputError(
+            f"{path}: frame {row}, {names[column]} is no finite number ({len(bad)} such values): "
+            "fill the gaps or leave the column out"
+        )
     return values
 
 
@@ -232,8 +243,10 @@ def read_poses(path: str | Path, *, degrees: bool = False, fps: float = 25.0) ->
         lower = [n.lower() for n in names]
         missing = [n for n in _ANGLES if n not in lower]
         if missing:
-            raise InputError(f"{path} lacks the column(s) {', '.join(missing)}: it has {', '.join(names)}; "
-                             "expected pitch, yaw, roll and optionally x, y, z, time")
+            raise InputError(
+                f"{path} lacks the column(s) {', '.join(missing)}: it has {', '.join(names)}; "
+                "expected pitch, yaw, roll and optionally x, y, z, time"
+            )
         wanted = [n for n in (*_ANGLES, *_SHIFTS) if n in lower]
         values = _finite(table[:, [lower.index(n) for n in wanted]], wanted, path)
         if _TIME in lower:
@@ -247,8 +260,10 @@ def read_poses(path: str | Path, *, degrees: bool = False, fps: float = 25.0) ->
     euler = np.radians(values[:, :3]) if degrees else values[:, :3]
     largest = float(np.abs(euler).max())
     if largest > math.pi:
-        raise InputError(f"{path} holds an angle of {largest:.3g} radians: expected at most pi; "
-                         "pass the degrees option if the file is in degrees")
+        raise InputError(
+            f"{path} holds an angle of {largest:.3g} radians: expected at most pi; "
+            "pass the degrees option if the file is in degrees"
+        )
     return Poses(euler, values[:, 3:] if values.shape[1] == 6 else np.zeros_like(euler))
 
 
@@ -281,8 +296,10 @@ def read_expression(path: str | Path, names: Sequence[str], *, fps: float = 25.0
     known = [j for j, c in enumerate(columns) if c.lower() in index]
     ignored = [c for c in columns if c.lower() not in index and c.lower() != _TIME]
     if not known:
-        raise InputError(f"{path} has no column that is a unit's name: it has {', '.join(columns[:8])}"
-                         f"{', ...' if len(columns) > 8 else ''}; expected names such as {', '.join(names[:3])}")
+        raise InputError(
+            f"{path} has no column that is a unit's name: it has {', '.join(columns[:8])}"
+            f"{', ...' if len(columns) > 8 else ''}; expected names such as {', '.join(names[:3])}"
+        )
     values = _finite(table[:, known], [columns[j] for j in known], path)
     largest = float(np.abs(values).max())
     if largest > 10:
@@ -309,11 +326,12 @@ def edit_expression(expression: np.ndarray, edits: Iterable[str], names: Sequenc
         except ValueError:
             value = math.nan
         if not sign or not math.isfinite(value):
-            raise InputError(f"{edit!r} is no edit: write UNIT=VALUE, UNIT+=VALUE or UNIT*=VALUE with a number, "
-                             f"as in {names[0]}=0.3")
+            raise InputError(
+                f"{edit!r} is no edit: write UNIT=VALUE, UNIT+=VALUE or UNIT*=VALUE with a number, as in {names[0]}=0.3"
+            )
         if unit.lower() not in lower:
             near = difflib.get_close_matches(unit, names, 3, 0.4) or list(names[:3])
             raise InputError(f"there is no expression unit {unit!r}: did you mean {' or '.join(near)}?")
         column = lower[unit.lower()]
-        out[:, column] = (out[:, column] + value if how == "+" else out[:, column] * value if how == "*" else value)
+        out[:, column] = out[:, column] + value if how == "+" else out[:, column] * value if how == "*" else value
     return out

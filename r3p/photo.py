@@ -20,7 +20,7 @@ def exif_orientation(exif: bytes) -> int:
         return 1
 
     def number(at: int, size: int) -> int:
-        return int.from_bytes(exif[at:at + size], "little" if order == "little" else "big")
+        return int.from_bytes(exif[at : at + size], "little" if order == "little" else "big")
 
     start = number(4, 4)
     for k in range(min(number(start, 2), 200)):
@@ -137,8 +137,9 @@ class Crop:
         return np.round(photograph + (laid.astype(np.float32) - photograph) * weight).astype(np.uint8)
 
 
-def crop_portrait(image: np.ndarray, landmarks: np.ndarray, size: int = 512, face_area: float = 0.2,
-                  most_area: float = 0.42) -> Crop:
+def crop_portrait(
+    image: np.ndarray, landmarks: np.ndarray, size: int = 512, face_area: float = 0.2, most_area: float = 0.42
+) -> Crop:
     """The square around a face in which the landmarks' box covers at least `face_area` of the area.
 
     The aspect is kept. The square stays inside the photograph where it can: it is moved first, then made smaller as

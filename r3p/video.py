@@ -24,8 +24,12 @@ _BT709 = 1  # FFmpeg's number of that matrix, primaries and transfer
 _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 # container -> (codec, pixel format, sound codec), without and with transparency. ProRes 4444 is what editors read,
 # VP9 what browsers play; H.264 has no alpha.
-_OPAQUE = {".mp4": ("libx264", "yuv420p", "aac"), ".mov": ("libx264", "yuv420p", "aac"),
-           ".mkv": ("libx264", "yuv420p", "aac"), ".webm": ("libvpx-vp9", "yuv420p", "libopus")}
+_OPAQUE = {
+    ".mp4": ("libx264", "yuv420p", "aac"),
+    ".mov": ("libx264", "yuv420p", "aac"),
+    ".mkv": ("libx264", "yuv420p", "aac"),
+    ".webm": ("libvpx-vp9", "yuv420p", "libopus"),
+}
 _ALPHA = {".mov": ("prores_ks", "yuva444p10le", "pcm_s16le"), ".webm": ("libvpx-vp9", "yuva420p", "libopus")}
 
 
@@ -65,8 +69,9 @@ def probe(path: str | Path) -> VideoInfo:
         turn = int(frame.rotation) % 360
         w, h = (frame.height, frame.width) if turn in (90, 270) else (frame.width, frame.height)
         duration = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
-        return VideoInfo(w, h, float(stream.average_rate or stream.guessed_rate or 0), duration, turn,
-                         bool(container.streams.audio))
+        return VideoInfo(
+            w, h, float(stream.average_rate or stream.guessed_rate or 0), duration, turn, bool(container.streams.audio)
+        )
 
 
 def _decode(container: Any, path: str | Path) -> Iterator[Any]:
@@ -154,8 +159,18 @@ class VideoWriter:
     Raises InputError when the path does not serve.
     """
 
-    def __init__(self, path: str | Path, size: tuple[int, int], fps: float = 25.0, *, audio: np.ndarray | None = None,
-                 sample_rate: int = 16000, crf: int = 18, preset: str = "medium", alpha: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        size: tuple[int, int],
+        fps: float = 25.0,
+        *,
+        audio: np.ndarray | None = None,
+        sample_rate: int = 16000,
+        crf: int = 18,
+        preset: str = "medium",
+        alpha: bool = False,
+    ) -> None:
         self.path, self.size, self.alpha = Path(path), size, alpha
         self.rate = Fraction(fps).limit_denominator(1001 * 60)
         if min(size) < 1:
@@ -164,9 +179,11 @@ class VideoWriter:
         self._folder = alpha and self.path.suffix == ""
         kinds = _ALPHA if alpha else _OPAQUE
         if not self._folder and self.path.suffix.lower() not in kinds:
-            raise InputError(f"cannot write {self.path.name!r} as a video{' with transparency' if alpha else ''}: "
-                             f"use a name that ends in {', '.join(kinds)}"
-                             f"{' or in nothing (a folder of PNG files)' if alpha else ''}")
+            raise InputError(
+                f"cannot write {self.path.name!r} as a video{' with transparency' if alpha else ''}: "
+                f"use a name that ends in {', '.join(kinds)}"
+                f"{' or in nothing (a folder of PNG files)' if alpha else ''}"
+            )
         if not self.path.absolute().parent.is_dir():
             raise InputError(f"the folder {self.path.absolute().parent} does not exist: make it or choose another")
         # Beside the target, so that the final rename stays on one file system.
@@ -181,14 +198,20 @@ class VideoWriter:
             self.discard()
             raise InputError(f"cannot write {self.path} ({e.strerror}): choose another place or name") from e
 
-    def _open(self, kind: tuple[str, str, str], audio: np.ndarray | None, sample_rate: int, crf: int,
-              preset: str) -> None:
+    def _open(
+        self, kind: tuple[str, str, str], audio: np.ndarray | None, sample_rate: int, crf: int, preset: str
+    ) -> None:
         codec, pixels, sound = kind
-        self._container = av.open(str(self._part), "w", options={"movflags": "faststart"}
-                                  if self.path.suffix.lower() in (".mp4", ".mov") else {})
-        options = {"libx264": {"crf": str(crf), "preset": preset},
-                   "libvpx-vp9": {"crf": str(crf), "b": "0", "row-mt": "1", "cpu-used": "4"},
-                   "prores_ks": {"profile": "4444"}}[codec]
+        self._container = av.open(
+            str(self._part),
+            "w",
+            options={"movflags": "faststart"} if self.path.suffix.lower() in (".mp4", ".mov") else {},
+        )
+        options = {
+            "libx264": {"crf": str(crf), "preset": preset},
+            "libvpx-vp9": {"crf": str(crf), "b": "0", "row-mt": "1", "cpu-used": "4"},
+            "prores_ks": {"profile": "4444"},
+        }[codec]
         self._video = self._container.add_stream(codec, rate=self.rate, options=options)
         self._video.width, self._video.height = (n + n % 2 for n in self.size)
         self._video.pix_fmt = pixels
@@ -229,10 +252,14 @@ class VideoWriter:
             return
         end = min(self._samples.shape[1], round(self.frames / self.rate * self._sample_rate))
         if end > self._given:
-            block = av.AudioFrame.from_ndarray(np.ascontiguousarray(self._samples[:, self._given:end]), format="fltp",
-                                               layout=self._layout)
-            block.sample_rate, block.pts, block.time_base = (self._sample_rate, self._given,
-                                                             Fraction(1, self._sample_rate))
+            block = av.AudioFrame.from_ndarray(
+                np.ascontiguousarray(self._samples[:, self._given : end]), format="fltp", layout=self._layout
+            )
+            block.sample_rate, block.pts, block.time_base = (
+                self._sample_rate,
+                self._given,
+                Fraction(1, self._sample_rate),
+            )
             self._container.mux(self._audio.encode(block))  # the encoder resamples where its rate is another
             self._given = end
 
@@ -276,8 +303,9 @@ class VideoWriter:
     def __enter__(self) -> "VideoWriter":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             self.close()
         else:
@@ -299,8 +327,9 @@ def side_by_side(images: Sequence[np.ndarray], height: int | None = None) -> np.
     return np.concatenate([fit_height(i if i.ndim == 3 else np.repeat(i[..., None], 3, -1), height) for i in images], 1)
 
 
-def contact_sheet(frames: Iterable[np.ndarray], *, columns: int = 8, rows: int = 4, height: int = 160,
-                  every: int = 1) -> np.ndarray:
+def contact_sheet(
+    frames: Iterable[np.ndarray], *, columns: int = 8, rows: int = 4, height: int = 160, every: int = 1
+) -> np.ndarray:
     """One picture of a clip: every n-th frame, at most columns x rows of them, reading order; the rest stays black."""
     cells = [fit_height(f, height) for f in itertools.islice(frames, 0, every * columns * rows, every)]
     if not cells:
@@ -310,5 +339,5 @@ def contact_sheet(frames: Iterable[np.ndarray], *, columns: int = 8, rows: int =
     sheet = np.zeros((lines * height, min(columns, len(cells)) * width, 3), np.uint8)
     for k, cell in enumerate(cells):
         y, x = divmod(k, columns)
-        sheet[y * height:(y + 1) * height, x * width:x * width + cell.shape[1]] = cell
+        sheet[y * height : (y + 1) * height, x * width : x * width + cell.shape[1]] = cell
     return sheet

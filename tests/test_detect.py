@@ -28,8 +28,14 @@ def test_landmarks_lie_on_the_face(finder, portrait):
     face = finder.find(portrait)
     assert face.landmarks.shape == (478, 3) and face.landmarks.dtype == np.float32 and face.score > 0.99
     # Hand-read from the picture: eye corners, mouth corners, iris centres.
-    for index, at in ((33, (169, 103)), (263, (236, 103)), (61, (181, 142)), (291, (219, 142)), (468, (179, 101)),
-                      (473, (224, 102))):
+    for index, at in (
+        (33, (169, 103)),
+        (263, (236, 103)),
+        (61, (181, 142)),
+        (291, (219, 142)),
+        (468, (179, 101)),
+        (473, (224, 102)),
+    ):
         assert np.linalg.norm(face.landmarks[index, :2] - at) < 5, (index, face.landmarks[index])
     assert face.landmarks[1, 2] < face.landmarks[234, 2]  # the nose is nearer than the cheek
     assert 80 < face.size < 120

@@ -53,8 +53,13 @@ def test_formula_against_numpy(small):
 
 
 def test_features_halve_in_size(small):
-    assert [f.shape[1:] for f in features(small, _images(0))] == [(32, 32, 4), (16, 16, 6), (8, 8, 8), (4, 4, 8),
-                                                                 (2, 2, 8)]
+    assert [f.shape[1:] for f in features(small, _images(0))] == [
+        (32, 32, 4),
+        (16, 16, 6),
+        (8, 8, 8),
+        (4, 4, 8),
+        (2, 2, 8),
+    ]
 
 
 def test_stages_add_up(small):
@@ -67,8 +72,11 @@ def test_stages_add_up(small):
 def test_gradient_is_finite_even_on_black(small):
     gradient = jax.jit(jax.grad(lambda x, p: lpips(p, x, jnp.zeros_like(x), stages=3).sum()))
     dead = {"convs": [(k * 0, v * 0) for k, v in small["convs"]], "weights": small["weights"]}
-    for images, params in ((_images(0, 1, 16), small), (jnp.full((1, 16, 16, 3), -1.0), small),
-                           (_images(0, 1, 16), dead)):
+    for images, params in (
+        (_images(0, 1, 16), small),
+        (jnp.full((1, 16, 16, 3), -1.0), small),
+        (_images(0, 1, 16), dead),
+    ):
         assert np.isfinite(gradient(images, params)).all()
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from r3p.backdrop import fill_holes, fit_background, parse_colour, remove_person
 from r3p.detect import FaceFinder
 from r3p.errors import InputError
 from r3p.matting import (
@@ -13,14 +14,10 @@ from r3p.matting import (
     HAIR,
     HEAD,
     extend_torso,
-    fill_holes,
-    fit_background,
     foreground_colour,
     guided_filter,
-    parse_colour,
     polygon_mask,
     refine_alpha,
-    remove_person,
     split_layers,
 )
 from r3p.photo import crop_portrait, load_image
@@ -51,9 +48,20 @@ def test_composite_gives_the_photograph_back(case, layers):
 
 def test_classes_lie_where_they_should(layers):
     # Read from the picture at 256: hair top and sides, forehead, cheek, chin, neck, collar, background corners.
-    for (x, y), k in (((130, 30), HAIR), ((60, 90), HAIR), ((200, 100), HAIR), ((120, 120), FACE_SKIN),
-                      ((105, 140), FACE_SKIN), ((126, 180), FACE_SKIN), ((125, 193), BODY_SKIN), ((126, 230), CLOTHES),
-                      ((40, 180), CLOTHES), ((10, 20), BACKGROUND), ((245, 30), BACKGROUND), ((245, 170), BACKGROUND)):
+    for (x, y), k in (
+        ((130, 30), HAIR),
+        ((60, 90), HAIR),
+        ((200, 100), HAIR),
+        ((120, 120), FACE_SKIN),
+        ((105, 140), FACE_SKIN),
+        ((126, 180), FACE_SKIN),
+        ((125, 193), BODY_SKIN),
+        ((126, 230), CLOTHES),
+        ((40, 180), CLOTHES),
+        ((10, 20), BACKGROUND),
+        ((245, 30), BACKGROUND),
+        ((245, 170), BACKGROUND),
+    ):
         assert layers.segmap[y, x] == k, (x, y, layers.segmap[y, x])
     assert layers.segmap.dtype == np.uint8
 
@@ -62,12 +70,12 @@ def test_moved_head_uncovers_no_hole(layers):
     """Behind the jaw and throughout the neck there is torso, and the background is whole."""
     head = np.isin(layers.segmap, HEAD)
     assert layers.torso_alpha[165:200, 105:145].min() > 0.95
-    assert (layers.torso_alpha[: 100] < 0.02).all()  # not up into the face
-    assert layers.torso[170, 125].mean() > 60          # skin, not black
+    assert (layers.torso_alpha[:100] < 0.02).all()  # not up into the face
+    assert layers.torso[170, 125].mean() > 60  # skin, not black
     hidden = layers.background[head]
     seen = layers.background[:40, :40].reshape(-1, 3)
     assert np.abs(hidden.mean(0) - seen.mean(0)).max() < 30
-    assert hidden.std(0).max() < 25                   # nothing of the person is left in it
+    assert hidden.std(0).max() < 25  # nothing of the person is left in it
 
 
 def test_given_segmap_and_background_are_used(case, layers):

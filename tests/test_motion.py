@@ -120,7 +120,7 @@ def test_box_smoothing_mirrors_the_ends(n):
     while len(padded) < n + 6:  # mirrored with the edge frame, repeatedly when the series is short
         padded = np.concatenate([x[::-1], x, x[::-1]]) if n > 2 else np.concatenate([x, x[::-1]] * 8)
     start = n if n > 2 else 2 * n * 3
-    want = np.stack([padded[start + t - 3:start + t + 4].mean(0) for t in range(n)])
+    want = np.stack([padded[start + t - 3 : start + t + 4].mean(0) for t in range(n)])
     np.testing.assert_allclose(box_smooth(x), want, atol=1e-6)
     np.testing.assert_allclose(box_smooth(np.ones((n, 2))), 1)
 
@@ -158,15 +158,18 @@ def test_pose_columns_in_any_order_and_by_time(tmp_path):
     assert not poses.trans.any()
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("pitch,yaw\n0,0\n", "lacks the column.* roll: it has pitch, yaw"),
-    ("pitch,yaw,roll\n", "expected a line of column names"),
-    ("pitch,yaw,roll\n0,nan,0\n", "frame 0, yaw is no finite number"),
-    ("pitch,yaw,roll\n0,0,0\n0,up,0\n", "frame 1, yaw"),
-    ("pitch,yaw,roll\n0,0\n", "line 2 has 2 values for 3 columns"),
-    ("pitch,yaw,roll\n0,20,0\n", "angle of 20 radians.*degrees option"),
-    ("pitch,yaw,roll,time\n0,0,0,1\n0,0,0,1\n", "does not rise"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("pitch,yaw\n0,0\n", "lacks the column.* roll: it has pitch, yaw"),
+        ("pitch,yaw,roll\n", "expected a line of column names"),
+        ("pitch,yaw,roll\n0,nan,0\n", "frame 0, yaw is no finite number"),
+        ("pitch,yaw,roll\n0,0,0\n0,up,0\n", "frame 1, yaw"),
+        ("pitch,yaw,roll\n0,0\n", "line 2 has 2 values for 3 columns"),
+        ("pitch,yaw,roll\n0,20,0\n", "angle of 20 radians.*degrees option"),
+        ("pitch,yaw,roll,time\n0,0,0,1\n0,0,0,1\n", "does not rise"),
+    ],
+)
 def test_wrong_pose_tables(tmp_path, text, message):
     (tmp_path / "p.csv").write_text(text)
     with pytest.raises(InputError, match=message):
@@ -204,8 +207,11 @@ def test_expression_columns(tmp_path):
     np.testing.assert_allclose(read_expression(path, NAMES, fps=5)[0][:, 0], [0, 0.5, 1])
     np.save(tmp_path / "e.npy", np.ones((3, 52)))
     assert read_expression(tmp_path / "e.npy", NAMES)[0].sum() == 3 * 52
-    for text, message in (("a,b\n1,2\n", "no column that is a unit's name"), ("jawOpen\nnan\n", "jawOpen is no finite"),
-                          ("jawOpen\n55\n", "divide percentages")):
+    for text, message in (
+        ("a,b\n1,2\n", "no column that is a unit's name"),
+        ("jawOpen\nnan\n", "jawOpen is no finite"),
+        ("jawOpen\n55\n", "divide percentages"),
+    ):
         path.write_text(text)
         with pytest.raises(InputError, match=message):
             read_expression(path, NAMES)

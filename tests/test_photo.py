@@ -37,9 +37,16 @@ def test_png_round_trip_with_a_name_outside_ascii(picture, tmp_path):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("order", "<>")
 def test_exif_orientation_is_undone(picture, tmp_path, orientation, order):
-    stored = {1: picture, 2: picture[:, ::-1], 3: picture[::-1, ::-1], 4: picture[::-1],
-              5: picture.transpose(1, 0, 2), 6: np.rot90(picture, 1), 7: picture.transpose(1, 0, 2)[::-1, ::-1],
-              8: np.rot90(picture, 3)}[orientation]
+    stored = {
+        1: picture,
+        2: picture[:, ::-1],
+        3: picture[::-1, ::-1],
+        4: picture[::-1],
+        5: picture.transpose(1, 0, 2),
+        6: np.rot90(picture, 1),
+        7: picture.transpose(1, 0, 2)[::-1, ::-1],
+        8: np.rot90(picture, 3),
+    }[orientation]
     path = tmp_path / "turned.jpg"
     path.write_bytes(_jpeg_with_exif(np.ascontiguousarray(stored), _exif(orientation, order)))
     read = load_image(path)
@@ -138,5 +145,5 @@ def test_paste_returns_the_photograph_and_blends_the_rim(size):
     x0, y0, side = crop.box
     assert black[int(y0 + side / 2), int(x0 + side / 2)].max() == 0
     outside = np.ones(photo.shape[:2], bool)
-    outside[int(y0):int(y0 + side) + 2, int(x0):int(x0 + side) + 2] = False
+    outside[int(y0) : int(y0 + side) + 2, int(x0) : int(x0 + side) + 2] = False
     np.testing.assert_array_equal(black[outside], photo[outside])

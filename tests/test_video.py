@@ -87,11 +87,14 @@ def test_variable_rate_follows_timestamps(tmp_path):
     assert len(_levels(path, None)) == 4 and len(_levels(path, 25.0, max_frames=3)) == 3
 
 
-@pytest.mark.parametrize(("matrix", "turned"), [
-    ((0, 1, -1, 0), lambda a: np.rot90(a, -1)),   # a quarter to the right
-    ((-1, 0, 0, -1), lambda a: np.rot90(a, 2)),
-    ((0, -1, 1, 0), lambda a: np.rot90(a, 1)),
-])
+@pytest.mark.parametrize(
+    ("matrix", "turned"),
+    [
+        ((0, 1, -1, 0), lambda a: np.rot90(a, -1)),  # a quarter to the right
+        ((-1, 0, 0, -1), lambda a: np.rot90(a, 2)),
+        ((0, -1, 1, 0), lambda a: np.rot90(a, 1)),
+    ],
+)
 def test_rotation_metadata_is_honoured(tmp_path, matrix, turned):
     path = tmp_path / "turned.mp4"
     image = _flat(40)
@@ -103,7 +106,7 @@ def test_rotation_metadata_is_honoured(tmp_path, matrix, turned):
     at = data.index(b"tkhd") + 4 + 40
     a, b, c, d = ((v * 0x10000) & 0xFFFFFFFF for v in matrix)
     for k, v in enumerate((a, b, 0, c, d, 0, 0, 0, 0x40000000)):
-        data[at + 4 * k:at + 4 * k + 4] = v.to_bytes(4, "big")
+        data[at + 4 * k : at + 4 * k + 4] = v.to_bytes(4, "big")
     path.write_bytes(data)
     frame = next(read_frames(path))
     want = turned(image)
@@ -111,12 +114,14 @@ def test_rotation_metadata_is_honoured(tmp_path, matrix, turned):
     assert (probe(path).height, probe(path).width) == want.shape[:2]
 
 
-@pytest.mark.parametrize(("rate", "channels", "suffix"), [(16000, 1, ".mp4"), (48000, 2, ".mp4"), (22222, 1, ".mp4"),
-                                                          (16000, 1, ".webm"), (44100, 1, ".mkv")])
+@pytest.mark.parametrize(
+    ("rate", "channels", "suffix"),
+    [(16000, 1, ".mp4"), (48000, 2, ".mp4"), (22222, 1, ".mp4"), (16000, 1, ".webm"), (44100, 1, ".mkv")],
+)
 def test_sound_is_in_step_and_ends_with_the_pictures(tmp_path, rate, channels, suffix):
     path = tmp_path / f"s{suffix}"
     wav = np.zeros((3 * rate, channels), np.float32)
-    wav[rate:rate + rate // 50] = 0.8  # a click at 1 s
+    wav[rate : rate + rate // 50] = 0.8  # a click at 1 s
     _write(path, [50] * 50, audio=wav if channels == 2 else wav[:, 0], sample_rate=rate)
     sound, out_rate = _sound(path)
     assert abs(sound.shape[-1] / out_rate - 2.0) < 0.13  # two seconds of pictures, up to the codec's padding
@@ -182,9 +187,13 @@ def test_folder_with_other_files_is_not_touched(tmp_path):
 
 
 def test_bad_targets(tmp_path):
-    for name, kw, message in (("a.txt", {}, r"ends in \.mp4"), ("a.mp4", {"alpha": True}, "with transparency"),
-                              ("no/a.mp4", {}, "does not exist"),
-                              ("a.mp4", {"audio": np.zeros((5, 3))}, "sound of shape"), ("a", {}, "ends in")):
+    for name, kw, message in (
+        ("a.txt", {}, r"ends in \.mp4"),
+        ("a.mp4", {"alpha": True}, "with transparency"),
+        ("no/a.mp4", {}, "does not exist"),
+        ("a.mp4", {"audio": np.zeros((5, 3))}, "sound of shape"),
+        ("a", {}, "ends in"),
+    ):
         with pytest.raises(InputError, match=message):
             VideoWriter(tmp_path / name, (64, 48), **kw)
     with pytest.raises(InputError, match="at least 1x1"):
@@ -212,7 +221,7 @@ def test_bad_sources(tmp_path):
 def test_a_file_that_breaks_off_gives_what_it_holds(tmp_path):
     path = tmp_path / "cut.mkv"
     _write(path, [50 + k for k in range(100)])
-    path.write_bytes(path.read_bytes()[:-len(path.read_bytes()) // 3])
+    path.write_bytes(path.read_bytes()[: -len(path.read_bytes()) // 3])
     assert 20 < len(_levels(path)) < 100
 
 

