@@ -1,0 +1,141 @@
+"""The parametric head in plain numpy and OpenCV, for data workers that must not import jax.
+
+Same conventions and results as `r3p.face`: head units of 10 cm, x right in the image, y up, z toward the viewer;
+euler = (pitch, yaw, roll) in radians, M = Rz Ry Rx, v = M p + t, camera at distance 10 on +z looking to -z.
+"""
+
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+HEAD_FILE = Path(__file__).resolve().parent.parent / "r3p" / "assets" / "head.npz"
+FOCAL = 2985.29 / 700  # image widths; the camera of the volume renderer
+DISTANCE = 10.0  # head units from the camera to the origin
+WORLD_SCALE = 0.27  # tri-plane world per head unit
+WORLD_OFFSET = np.array([0.0, 0.006, 0.161])
+SKIN, LEFT_EYE, RIGHT_EYE, UPPER_TEETH, LOWER_TEETH, TONGUE = range(6)
+
+
+def rotation(euler: np.ndarray) -> np.ndarray:
+    """euler [3] (pitch, yaw, roll) radians -> M [3, 3] = Rz Ry Rx, right-handed, p' = M p."""
+    cx, cy, cz = np.cos(euler)
+    sx, sy, sz = np.sin(euler)
+    rx = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    ry = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    rz = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return rz @ ry @ rx
+
+
+def project(points: np.ndarray, focal: float = FOCAL) -> np.ndarray:
+    """Posed points [n, 3] -> [n, 2] in image widths, (0, 0) the top left corner, y down."""
+    depth = DISTANCE - points[:, 2]
+    return np.stack([focal * points[:, 0] / depth + 0.5, 0.5 - focal * points[:, 1] / depth], 1)
+
+
+def camera(euler: np.ndarray, trans: np.ndarray, focal: float = FOCAL) -> np.ndarray:
+    """Head pose -> camera float32 [25]: camera-to-world 4x4 then intrinsics 3x3, row-major (the world is the head's)."""
+    m = rotation(euler)
+    pose = np.eye(4)
+    pose[:3, :3] = m.T @ np.diag([1.0, -1.0, -1.0])
+    pose[:3, 3] = WORLD_SCALE * m.T @ (np.array([0, 0, DISTANCE]) - trans) + WORLD_OFFSET
+    k = np.array([focal, 0, 0.5, 0, focal, 0.5, 0, 0, 1])
+    return np.concatenate([pose.ravel(), k]).astype(np.float32)
+
+
+def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Area-weighted unit normals [v, 3] float32."""
+    a, b, c = (vertices[triangles[:, k]] for k in range(3))
+    face = np.cross(b - a, c - a)
+    index = triangles.ravel()
+    spread = np.repeat(face, 3, axis=0)
+    out = np.stack([np.bincount(index, spread[:, k], len(vertices)) for k in range(3)], 1)
+    return (out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+
+
+def rasterize(
+    vertices: np.ndarray,
+    triangles: np.ndarray,
+    attributes: list[np.ndarray],
+    size: int,
+    focal: float = FOCAL,
+    depth_range: tuple[float, float] = (2.0, 30.0),
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Z-buffered, perspective-correct drawing of posed vertices.
+
+    vertices [v, 3]; triangles [t, 3]; each attribute [v, 3] (any range) gives an image [size, size, 3] float32, 0 where
+    nothing is drawn. The second result is the distance from the camera [size, size], `depth_range[1]` where empty.
+    """
+    settings = cv2.TriangleRasterizeSettings()
+    settings.setShadingType(cv2.RASTERIZE_SHADING_SHADED)
+    settings.setCullingMode(cv2.RASTERIZE_CULLING_NONE)
+    near, far = depth_range
+    world = np.eye(4, dtype=np.float32)
+    world[2, 3] = -DISTANCE
+    fov = 2 * math.atan(0.5 / focal)
+    points = np.ascontiguousarray(vertices, np.float32)
+    faces = np.ascontiguousarray(triangles, np.int32)
+    images = []
+    depth = np.full((size, size), far, np.float32)
+    for attribute in attributes:
+        image = np.zeros((size, size, 3), np.float32)
+        depth = np.full((size, size), far, np.float32)
+        if len(faces):
+            colours = np.ascontiguousarray(attribute, np.float32)
+            cv2.triangleRasterize(points, faces, colours, image, depth, world, fov, near, far, settings)
+        images.append(image)
+    if not attributes and len(faces):
+        cv2.triangleRasterizeDepth(points, faces, depth, world, fov, near, far, settings)
+    depth[depth > far - 1e-3] = far
+    return images, depth
+
+
+class Head:
+    """The arrays of head.npz with the few operations data workers need."""
+
+    def __init__(self, path: Path = HEAD_FILE):
+        if not Path(path).exists():
+            raise FileNotFoundError(f"{path} is missing: build it with python -m data_pipelines.build_head")
+        with np.load(path, allow_pickle=False) as data:
+            self.arrays = {k: data[k] for k in data.files}
+        self.mean = self.arrays["mean"].astype(np.float32)
+        self.identity = self.arrays["identity"].astype(np.float32)
+        self.expression = self.arrays["expression"].astype(np.float32)
+        self.triangles = self.arrays["triangles"].astype(np.int32)
+        self.part = self.arrays["part"]
+        self.names = [str(n) for n in self.arrays["expression_names"]]
+        self._flat_identity = self.identity.reshape(len(self.identity), -1)
+        self._flat_expression = self.expression.reshape(len(self.expression), -1)
+
+    def vertices(self, identity: np.ndarray, expression: np.ndarray) -> np.ndarray:
+        """identity [80] in standard deviations, expression [64] in units -> [v, 3] float32, head units."""
+        flat = identity.astype(np.float32) @ self._flat_identity + expression.astype(np.float32) @ self._flat_expression
+        return self.mean + flat.reshape(-1, 3)
+
+    def weights(self, **units: float) -> np.ndarray:
+        """Named expression units -> float32 [64]; an unknown name is a KeyError."""
+        out = np.zeros(len(self.names), np.float32)
+        for name, value in units.items():
+            if name not in self.names:
+                raise KeyError(f"unknown expression unit {name!r}; known: {', '.join(self.names)}")
+            out[self.names.index(name)] = value
+        return out
+
+    def landmarks(self, vertices: np.ndarray) -> np.ndarray:
+        """MediaPipe's 468 points [468, 3] on the given vertices."""
+        corner = vertices[self.triangles[self.arrays["landmarks_mp_triangle"]]]
+        return np.einsum("nk,nkc->nc", self.arrays["landmarks_mp_bary"].astype(np.float32), corner)
+
+
+def draw_pncc(head: Head, vertices: np.ndarray, size: int) -> np.ndarray:
+    """Unposed vertices [v, 3] -> PNCC uint8 [size, size, 3] framing the tri-plane's box orthographically; 0 background.
+
+    Columns are world x from -0.5 to 0.5, rows world y from +0.5 down; skin of head and neck only, eyes are holes.
+    """
+    world = vertices * WORLD_SCALE + WORLD_OFFSET
+    depth = 1000.0 - world[:, 2]  # so far away that the perspective rasteriser is orthographic to 1e-3
+    flat = np.stack([world[:, 0] * depth, world[:, 1] * depth, DISTANCE - depth], 1)
+    triangles = head.triangles[head.arrays["pncc_triangles"]]
+    (image,), buffer = rasterize(flat, triangles, [head.arrays["ncc"]], size, focal=1.0, depth_range=(998, 1002))
+    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8) * (buffer < 1001.9)[..., None]

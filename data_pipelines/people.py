@@ -1,0 +1,261 @@
+"""Synthetic people: seeded, drawn on the fly with numpy and OpenCV, as teachers of the small model.
+
+    python -m data_pipelines.people --sheet people.png --seed 0 --count 16     look at them
+    python -m data_pipelines.people --bench                                    milliseconds an example
+    python -m data_pipelines.people --out DIR --count 20000 --workers 8        shards for `people_shards.PeopleShards`
+
+An example is one person photographed twice: the source as a camera would see it, the target clean, with true masks,
+cameras, key points and PNCC. It never imports jax, so that data workers leave the accelerator alone.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from data_pipelines.head import HEAD_FILE, SKIN, Head, camera, draw_pncc, project, rotation
+from data_pipelines.people_canvas import EYE_LOWER, EYE_UPPER, LIPS_OUTER, build_canvas
+from data_pipelines.people_layers import Scalp
+from data_pipelines.people_motion import draw_expression, draw_identity
+from data_pipelines.people_render import BACKGROUND, PIVOT, Person, Picture, Pose, Renderer
+from data_pipelines.people_scene import draw_background, draw_lights, photograph
+from data_pipelines.people_skin import hair_colour, paint_person, skin_tone
+from data_pipelines.people_wardrobe import (
+    STYLE_FEMALE,
+    STYLE_MALE,
+    STYLES,
+    beard_layers,
+    cap_layers,
+    clothes_layers,
+    glasses_layers,
+    hair_layers,
+    scarf_layers,
+)
+
+CROWNS = ((0.45, 0.0), (0.1, 0.35), (0.1, -0.35), (0.2, 0.0))  # tilt backward, lean sideways: where hair parts
+DEGREE = np.pi / 180
+
+
+class People:
+    """Generator of synthetic people.
+
+    size: pixels of images; pncc_size: pixels of PNCC maps; head_file: the built-in head. `seed` drives `__getitem__`
+    only: example k of a seed is always the same, whatever was drawn before.
+    """
+
+    def __init__(self, seed: int = 0, size: int = 256, pncc_size: int = 192, head_file: Path = HEAD_FILE):
+        self.seed, self.size, self.pncc_size = seed, size, pncc_size
+        self.head = Head(head_file)
+        self.canvas = build_canvas(self.head)
+        self.renderer = Renderer(self.head, self.canvas, size)
+        self.scalps = [Scalp(self.head, self.canvas, tilt, lean) for tilt, lean in CROWNS]
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """Example `index` of this seed."""
+        return self.example(np.random.default_rng([self.seed, int(index)]))
+
+    def person(self, rng: np.random.Generator) -> Person:
+        """A random person: shape, skin, hair, clothes and the light they stand in."""
+        head, canvas = self.head, self.canvas
+        identity = draw_identity(rng, len(head.identity))
+        neutral = head.vertices(identity, np.zeros(len(head.expression), np.float32))
+        male = rng.random() < 0.5
+        age = float(rng.beta(1.2, 1.6))
+        tone, darkness = skin_tone(rng)
+        hair = hair_colour(rng, darkness)
+        if age > 0.7 and rng.random() < 0.6:
+            grey = rng.uniform(0.35, 0.85)
+            hair = hair + (np.float32(grey) - hair) * np.float32(rng.uniform(0.4, 1.0))
+        style = str(rng.choice(STYLES, p=(STYLE_MALE if male else STYLE_FEMALE)))
+        scalp = self.scalps[rng.choice(len(CROWNS), p=[0.55, 0.12, 0.12, 0.21]) if style in ("side", "medium", "long", "short", "tied") else 0]
+        bearded = male and rng.random() < 0.3
+        cover = self._hair_cover(scalp, rng)
+        look = {
+            "tone": tone, "darkness": darkness, "hair": hair, "age": age, "makeup": 0.0 if male else float(rng.random()),
+            "stubble": float(rng.beta(1, 2) if male and rng.random() < 0.65 else 0.0),
+            "scalp": cover * (0.25 * rng.random() if style == "bald" else 0.0 if style in ("scarf", "cap") else 0.85),
+        }  # fmt: skip
+        paint = paint_person(rng, canvas, look)
+        torso = clothes_layers(rng, head, canvas, neutral)
+        sheets = []
+        if bearded:
+            sheets += beard_layers(rng, head, canvas, np.clip(hair * rng.uniform(0.7, 1.1), 0.02, 1), canvas.shade)
+        if style == "scarf":
+            sheets += scarf_layers(rng, scalp, neutral)
+        elif style == "cap":
+            sheets += hair_layers(rng, scalp, neutral, "short", hair) if rng.random() < 0.8 else []
+            sheets += cap_layers(rng, scalp, neutral)
+        else:
+            sheets += hair_layers(rng, scalp, neutral, style, hair)
+        if rng.random() < 0.16:
+            sheets += glasses_layers(rng, head, neutral)
+        shade = canvas.shade.copy()
+        skin = head.part == SKIN
+        shade[skin] = np.clip(shade[skin] * 1.15 + 0.05, 0, 1)
+        if style in ("long", "medium", "scarf", "fringe"):
+            shade[skin & (canvas.face_weight < 0.5)] *= 0.7
+        tags = {"style": style, "male": male, "beard": bearded}
+        return Person(identity, neutral, paint, torso, sheets, draw_lights(rng), shade, tags)
+
+    def _hair_cover(self, scalp: Scalp, rng: np.random.Generator) -> np.ndarray:
+        """Share of each texel of the face square that lies under the hairline [FACE, FACE]."""
+        if not hasattr(scalp, "cover"):
+            local = (self.canvas.position - np.array([0.0, 0.3, -0.55])) @ scalp.frame.T
+            elevation = np.arcsin(np.clip(local[..., 1] / np.maximum(np.linalg.norm(local, axis=-1), 1e-6), -1, 1))
+            line = np.interp(np.arctan2(local[..., 0], local[..., 2]), scalp.azimuth, scalp.hairline, period=2 * np.pi)
+            cover = np.clip((elevation - line) / 0.08 - 0.2, 0, 1) * (self.canvas.position != 0).any(-1)
+            scalp.cover = cv2.GaussianBlur(cover.astype(np.float32), (0, 0), 3)
+        return scalp.cover
+
+    def pose(self, rng: np.random.Generator, free: bool, base: Pose | None = None) -> Pose:
+        """A random pose; with `base` (the source's) the torso stays nearly where it was."""
+        spread = np.array([7.0, 10.0, 4.0]) if not free else np.array([9.0, 19.0, 6.0])
+        limit = np.array([18.0, 35.0, 12.0])
+        if free and rng.random() < 0.3:
+            euler = rng.uniform(-limit, limit) * np.array([1, 1, 0.6])
+        else:
+            euler = np.clip(rng.normal(0, spread), -limit, limit)
+        euler = euler * DEGREE
+        if base is None:
+            torso_euler = np.array([rng.normal(0, 2), rng.normal(0, 9), rng.normal(0, 1.5)]) * DEGREE
+            torso_trans = np.array([rng.normal(0, 0.1), rng.normal(-0.02, 0.07), rng.uniform(-3.2, 0.3)])
+        else:
+            torso_euler = base.torso_euler + rng.normal(0, [0.7, 1.5, 0.6]) * DEGREE
+            torso_trans = base.torso_trans + rng.normal(0, [0.02, 0.015, 0.05])
+        neck = rotation(torso_euler) @ PIVOT + torso_trans
+        trans = neck - rotation(euler) @ PIVOT + rng.normal(0, 0.012, 3)
+        return Pose(euler, trans, torso_euler, torso_trans)
+
+    def render(
+        self, person: Person, expression: np.ndarray, euler: np.ndarray, trans: np.ndarray,
+        torso_euler: np.ndarray | None = None, torso_trans: np.ndarray | None = None,
+    ) -> Picture:  # fmt: skip
+        """The person with expression [64] under a head pose, at twice `size`. A torso not given sits upright under the neck."""
+        turn = np.zeros(3) if torso_euler is None else torso_euler
+        if torso_trans is None:
+            torso_trans = rotation(euler) @ PIVOT + trans - rotation(turn) @ PIVOT
+        return self.renderer.draw(person, expression, Pose(euler, trans, turn, torso_trans))
+
+    def example(self, rng: np.random.Generator, person: Person | None = None) -> dict[str, np.ndarray]:
+        """One teacher example (numpy arrays, see the keys below); `person` instead of a new one."""
+        person = self.person(rng) if person is None else person
+        background = draw_background(rng, self.size)
+        poses = [self.pose(rng, False)]
+        poses.append(self.pose(rng, True, poses[0]))
+        expressions = [draw_expression(rng, self.head, calm=rng.random() < 0.6), draw_expression(rng, self.head)]
+        out: dict[str, np.ndarray] = {"background": background, "identity": person.identity.astype(np.float32)}
+        zero = np.zeros(len(self.head.expression), np.float32)
+        out["pncc_canonical"] = self.pncc(person.identity, zero)
+        for name, pose, expression in zip(("source", "target"), poses, expressions, strict=True):
+            picture = self.renderer.draw(person, expression, pose)
+            views = self.develop(picture, background)
+            if name == "source":
+                out["source"] = photograph(rng, views["image"])
+                out["source_segmap"] = views["segmap"]
+                out["torso"] = views["torso"]
+            else:
+                out["target"] = views["image"]
+                out["target_head"] = views["head"]
+                out["target_head_mask"] = views["head_mask"]
+                out["target_mask"] = views["mask"]
+                out["weight"] = self.weight(picture)
+            out[f"{name}_camera"] = camera(pose.euler, pose.trans)
+            out[f"{name}_keypoints"] = self.keypoints(picture.vertices)
+            out[f"{name}_expression"] = expression
+            out[f"{name}_euler"] = pose.euler.astype(np.float32)
+            out[f"{name}_trans"] = pose.trans.astype(np.float32)
+            out[f"pncc_{name}"] = self.pncc(person.identity, expression)
+        return out
+
+    def develop(self, picture: Picture, background: np.ndarray) -> dict[str, np.ndarray]:
+        """A double-size picture over a background [s, s, 3] -> uint8 image, head, torso, masks and segmap at `size`."""
+        size = (self.size, self.size)
+
+        def small(a: np.ndarray) -> np.ndarray:
+            return cv2.resize(a, size, interpolation=cv2.INTER_AREA)
+
+        head_alpha, torso_alpha = small(picture.head_alpha), small(picture.torso_alpha)
+        head, torso = small(picture.head), small(picture.torso)
+        behind = torso + (1 - torso_alpha[..., None]) * (background.astype(np.float32) / 255)
+        image = head + (1 - head_alpha[..., None]) * behind
+        mask = 1 - (1 - head_alpha) * (1 - torso_alpha)
+        label = np.where(picture.head_alpha > 0.5, picture.head_label, picture.torso_label)
+        votes = np.stack([small((label == k).astype(np.float32)) for k in range(6)])
+        segmap = votes.argmax(0).astype(np.uint8)
+
+        def u8(a: np.ndarray) -> np.ndarray:
+            return np.round(np.clip(a, 0, 1) * 255).astype(np.uint8)
+
+        segmap[mask < 0.5] = BACKGROUND
+        return {"image": u8(image), "head": u8(head), "torso": u8(torso), "head_mask": u8(head_alpha), "mask": u8(mask), "segmap": segmap}
+
+    def keypoints(self, vertices: np.ndarray) -> np.ndarray:
+        """Posed vertices -> the 68 key points [68, 3] in -1..1 image coordinates, z = 0."""
+        points = self.head.landmarks(vertices)[self.head.arrays["landmarks_68"]]
+        flat = np.clip(2 * project(points) - 1, -1, 1)
+        return np.concatenate([flat, np.zeros((68, 1))], 1).astype(np.float32)
+
+    def pncc(self, identity: np.ndarray, expression: np.ndarray) -> np.ndarray:
+        """uint8 [p, p, 3], frame 'box': 0 is background, face codes 0..255."""
+        return draw_pncc(self.head, self.head.vertices(identity, expression), self.pncc_size)
+
+    def weight(self, picture: Picture) -> np.ndarray:
+        """Loss weights uint8 [s, s], 16 = 1: lips and what is between them 6.5, eyes 6.5, other head 1.5."""
+        flat = project(self.head.landmarks(picture.vertices)) * self.size
+        mask = np.zeros((self.size, self.size), np.uint8)
+        for outline in (LIPS_OUTER, *(EYE_UPPER[k] + EYE_LOWER[k][::-1] for k in (0, 1))):
+            hull = cv2.convexHull(flat[outline].astype(np.float32))
+            cv2.fillPoly(mask, [np.round(hull).astype(np.int32)], 255)
+        grow = max(3, self.size // 48) | 1
+        mask = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (grow, grow)))
+        soft = cv2.GaussianBlur(mask.astype(np.float32) / 255, (0, 0), self.size / 160)
+        head = cv2.resize(picture.head_alpha, (self.size, self.size), interpolation=cv2.INTER_AREA)
+        return np.round(16 * (1 + 0.5 * head + 5 * soft * head)).astype(np.uint8)
+
+
+def draw_sheet(people: People, count: int) -> np.ndarray:
+    """Contact sheet: rows of two examples, each source, target, segmap, torso, head, PNCC."""
+    palette = np.array([(0, 0, 0), (150, 90, 40), (240, 200, 170), (220, 150, 120), (70, 100, 200), (90, 190, 90)], np.uint8)
+    size = people.size
+    rows = []
+    for k in range(count):
+        e = people[k]
+        pncc = cv2.resize(e["pncc_target"], (size, size), interpolation=cv2.INTER_NEAREST)
+        rows.append(np.concatenate([e["source"], e["target"], palette[e["source_segmap"]], e["torso"], e["target_head"], pncc], 1))
+    if len(rows) % 2:
+        rows.append(np.zeros_like(rows[0]))
+    return np.concatenate([np.concatenate(rows[k : k + 2], 1) for k in range(0, len(rows), 2)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sheet", type=Path, help="write a contact sheet here")
+    parser.add_argument("--bench", action="store_true", help="time examples on one thread")
+    parser.add_argument("--out", type=Path, help="write shards into this folder")
+    parser.add_argument("--count", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--pncc-size", type=int, default=192)
+    parser.add_argument("--workers", type=int, default=1)
+    args = parser.parse_args()
+    cv2.setNumThreads(1)
+    if args.out:
+        from data_pipelines.people_shards import write_shards
+
+        write_shards(args.out, args.count, args.seed, args.size, args.pncc_size, args.workers)
+        return
+    people = People(args.seed, args.size, args.pncc_size)
+    if args.bench:
+        people[0]
+        start = time.perf_counter()
+        for k in range(args.count):
+            people[k]
+        print(f"{(time.perf_counter() - start) / args.count * 1e3:.0f} ms an example of {args.size}^2, PNCC {args.pncc_size}^2, one thread")
+    if args.sheet:
+        cv2.imwrite(str(args.sheet), draw_sheet(people, args.count)[..., ::-1])
+
+
+if __name__ == "__main__":
+    main()
