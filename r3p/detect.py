@@ -342,7 +342,7 @@ class OneEuro:
     that a face is about 1 wide (`scale` divides the speed).
     """
 
-    def __init__(self, fps: float = 25.0, min_cutoff: float = 1.5, beta: float = 1.0, scale: float = 1.0) -> None:
+    def __init__(self, fps: float = 25.0, min_cutoff: float = 3.0, beta: float = 10.0, scale: float = 1.0) -> None:
         self.fps, self.min_cutoff, self.beta, self.scale = fps, min_cutoff, beta, scale
         self._value: np.ndarray | None = None
         self._speed: np.ndarray | None = None

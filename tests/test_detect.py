@@ -153,10 +153,10 @@ def test_segment_needs_a_model(finder, portrait):
 def test_one_euro_is_steady_at_rest_and_quick_in_motion():
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 0.3, (100, 5, 2))
-    rest = OneEuro(scale=100.0)
+    rest = OneEuro(min_cutoff=1.5, beta=1.0, scale=100.0)
     out = np.stack([rest(50 + n) for n in noise])
     assert out[20:].std() < 0.6 * noise[20:].std()
-    motion = OneEuro(scale=100.0, beta=10.0)
+    motion = OneEuro(scale=100.0)
     ramp = np.stack([motion(np.full((5, 2), 8.0 * k)) for k in range(40)])
     assert 8 * 39 - ramp[-1].min() < 12  # less than two frames behind
 
