@@ -1,0 +1,264 @@
+"""Layers whose conventions the networks depend on: StyleGAN2 operations, resizing, sampling, dilation, 3-D convolution.
+
+Shapes: b batch, d depth, h height, w width, c channels in, o channels out. Channels come last everywhere.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+
+from r3p.errors import InputError
+
+Array = jax.Array
+Padding = Literal["zeros", "border"]
+
+SQRT2 = math.sqrt(2.0)
+_DIMENSIONS = {4: ("NHWC", "HWIO", "NHWC"), 5: ("NDHWC", "DHWIO", "NDHWC")}
+
+
+# ------------------------------------------------------------------------------------------------ StyleGAN2
+class EqualisedDense(nn.Module):
+    """Dense layer with a run-time weight scale (Karras et al. 2018, equalised learning rate): [.., c] -> [.., features].
+
+    The stored kernel is unit normal; `learning_rate` / sqrt(c) scales it and `learning_rate` the bias at run time.
+    """
+
+    features: int
+    learning_rate: float = 1.0
+    bias_init: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", nn.initializers.normal(1 / self.learning_rate), (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.constant(self.bias_init / self.learning_rate), (self.features,))
+        scale = self.learning_rate / math.sqrt(x.shape[-1])
+        return x @ (kernel * scale).astype(x.dtype) + (bias * self.learning_rate).astype(x.dtype)
+
+
+def bias_act(x: Array, bias: Array, gain: float = SQRT2, clamp: float | None = None, slope: float = 0.2) -> Array:
+    """Leaky ReLU of `x + bias`, times `gain`, then clamped to [-clamp, clamp]; `slope=1` makes it linear."""
+    x = x + bias.astype(x.dtype)
+    if slope != 1:
+        x = jnp.where(x < 0, x * slope, x)
+    x = x * gain
+    return x if clamp is None else jnp.clip(x, -clamp, clamp)
+
+
+def conv(x: Array, kernel: Array, padding: str | Sequence[tuple[int, int]] = "SAME") -> Array:
+    """Plain stride 1 convolution of [b, (d,) h, w, c] with [(kd,) kh, kw, c, o] in the type of `x`."""
+    return lax.conv_general_dilated(
+        x, kernel.astype(x.dtype), (1,) * (x.ndim - 2), padding, dimension_numbers=_DIMENSIONS[x.ndim]
+    )
+
+
+def upsample2d(x: Array) -> Array:
+    """Twice the size with the binomial filter [1, 3, 3, 1] (StyleGAN2 image skip): [b, h, w, c] -> [b, 2h, 2w, c]."""
+    for axis in (1, 2):
+        before, after = _shifted(x, axis, 1, 0), _shifted(x, axis, 0, 1)
+        x = _interleave((before + 3 * x) / 4, (3 * x + after) / 4, axis)
+    return x
+
+
+def modulated_conv(x: Array, kernel: Array, styles: Array, up: int = 1, demodulate: bool = True) -> Array:
+    """Convolution whose input channels are scaled by `styles` and whose outputs are demodulated (StyleGAN2, eq. 1-3).
+
+    Args:
+      x: [b, h, w, c].
+      kernel: [k, k, c, o], k odd; 3 when `up` is 2.
+      styles: [c], one style for the batch, which is folded into the kernel; or [b, c], which scales the activations.
+      up: 1, or 2 for a transposed convolution followed by the binomial filter.
+      demodulate: divide each output by the norm of its modulated kernel.
+
+    Returns:
+      [b, up * h, up * w, o].
+    """
+    apply = {1: conv, 2: _conv_up2}[up]
+    if styles.ndim == 1:
+        kernel = kernel * styles[:, None]
+        if demodulate:
+            kernel = kernel * lax.rsqrt(jnp.sum(kernel**2, axis=(0, 1, 2)) + 1e-8)
+        return apply(x, kernel)
+    y = apply(x * styles[:, None, None].astype(x.dtype), kernel)
+    if demodulate:
+        norm = lax.rsqrt(styles**2 @ jnp.sum(kernel**2, axis=(0, 1)) + 1e-8)
+        y = y * norm[:, None, None].astype(y.dtype)
+    return y
+
+
+def _conv_up2(x: Array, kernel: Array) -> Array:
+    """Transposed 3x3 convolution of stride 2, then the filter [1, 3, 3, 1] / 4 along each axis; nothing is zero-stuffed.
+
+    Along an axis the transposed convolution t has even entries e[i] = x[i-1] k2 + x[i] k0 (i = 0..n) and odd entries
+    o[i] = x[i] k1, and the filtered signal is y[2i] = (o[i-1] + 3 e[i] + 3 o[i] + e[i+1]) / 4,
+    y[2i+1] = (e[i] + 3 o[i] + 3 e[i+1] + o[i+1]) / 4: nine taps a low-resolution pixel in four small convolutions.
+    """
+    # Padding outside of the convolution: XLA:CPU needs ten times longer for the kernel's gradient of a padded even one.
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    taps, crop = (slice(None, None, -2), slice(1, 2)), (slice(None), slice(1, -1))
+
+    def phase(row: int, column: int) -> Array:
+        return conv(padded[:, crop[row], crop[column]], kernel[taps[row], taps[column]], "VALID")
+
+    halves = [_filter_phases(phase(0, column), phase(1, column), axis=1) for column in (0, 1)]
+    return _filter_phases(halves[0], halves[1], axis=2)
+
+
+def _filter_phases(even: Array, odd: Array, axis: int) -> Array:
+    n = odd.shape[axis]
+    here = lax.slice_in_dim(even, 0, n, axis=axis)
+    following = lax.slice_in_dim(even, 1, n + 1, axis=axis)
+    before, after = _shifted(odd, axis, 1, 0), _shifted(odd, axis, 0, 1)
+    return _interleave((before + 3 * (here + odd) + following) / 4, (here + 3 * (odd + following) + after) / 4, axis)
+
+
+def _shifted(x: Array, axis: int, before: int, after: int) -> Array:
+    """`x` moved by `before` towards the end or by `after` towards the start of the axis, zeros coming in."""
+    pads = [(0, 0, 0)] * x.ndim
+    pads[axis] = (before - after, after - before, 0)
+    return lax.pad(x, jnp.zeros((), x.dtype), pads)
+
+
+def _interleave(even: Array, odd: Array, axis: int) -> Array:
+    shape = list(even.shape)
+    shape[axis] *= 2
+    return jnp.stack([even, odd], axis=axis + 1).reshape(shape)
+
+
+# ------------------------------------------------------------------------------------------------ resizing
+@functools.lru_cache(maxsize=64)
+def _linear_weights(n_in: int, n_out: int, align_corners: bool, antialias: bool) -> np.ndarray:
+    """[n_out, n_in] float32: the triangle filter at the places the outputs look at, rows summing to one."""
+    if align_corners:
+        place = np.arange(n_out) * ((n_in - 1) / max(n_out - 1, 1))
+    else:
+        place = (np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5
+    width = max(n_in / n_out, 1.0) if antialias else 1.0
+    if not antialias:
+        place = np.clip(place, 0, n_in - 1)
+    weights = np.maximum(0.0, 1 - np.abs(place[:, None] - np.arange(n_in)) / width)
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+def resize(x: Array, size: tuple[int, int], *, align_corners: bool = False, antialias: bool = False) -> Array:
+    """Bilinear resize with PyTorch's conventions: [b, h, w, c] -> [b, *size, c].
+
+    `align_corners=True` puts corner pixels on corner pixels, otherwise pixel areas are aligned; `antialias` widens the
+    filter when shrinking. `jax.image.resize` knows only the second convention.
+    """
+    if antialias and align_corners:
+        raise InputError("resize got antialias and align_corners together; no such filter is defined: drop one of them")
+    for axis, n_out in ((1, size[0]), (2, size[1])):
+        if x.shape[axis] != n_out:
+            weights = _linear_weights(x.shape[axis], n_out, align_corners, antialias).astype(x.dtype)
+            spec = "oh,bhwc->bowc" if axis == 1 else "ow,bhwc->bhoc"
+            x = jnp.einsum(spec, weights, x, precision=lax.Precision.HIGHEST)
+    return x
+
+
+def upsample_nearest(x: Array) -> Array:
+    """Doubles height and width by repeating pixels: [b, .., h, w, c] -> [b, .., 2h, 2w, c]."""
+    *lead, h, w, c = x.shape
+    x = jnp.broadcast_to(x[..., :, None, :, None, :], (*lead, h, 2, w, 2, c))
+    return x.reshape(*lead, 2 * h, 2 * w, c)
+
+
+# ------------------------------------------------------------------------------------------------ sampling
+def grid_sample(x: Array, grid: Array, *, padding: Padding = "zeros", align_corners: bool = False) -> Array:
+    """Samples `x` (bi- or trilinearly) at `grid`, in 2-D or 3-D.
+
+    Args:
+      x: [b, h, w, c] or [b, d, h, w, c].
+      grid: [b, .., n], n = 2 or 3; the last axis is (x along w, y along h[, z along d]) in [-1, 1].
+      padding: `zeros` lets every corner outside count as zero on its own; `border` clamps the position first.
+      align_corners: -1 and 1 are the centres of the outermost samples, otherwise their outer edges.
+
+    Returns:
+      [b, .., c].
+    """
+    sizes = x.shape[1:-1]
+    if grid.shape[-1] != len(sizes):
+        raise InputError(
+            f"grid_sample got a grid with {grid.shape[-1]} coordinates for {len(sizes)} spatial axes; give one a spatial axis"
+        )
+    lead, c = grid.shape[:-1], x.shape[-1]
+    table = x.reshape(x.shape[0], -1, c)
+    low, frac = [], []
+    for n, g in zip(sizes, jnp.moveaxis(grid.reshape(lead[0], -1, len(sizes)), -1, 0)[::-1], strict=True):
+        place = (g + 1) / 2 * (n - 1) if align_corners else ((g + 1) * n - 1) / 2
+        if padding == "border":
+            place = jnp.clip(place, 0, n - 1)
+        floor = jnp.floor(place)
+        # Far outside, the index is clamped before the cast: huge floats do not fit an int32.
+        low.append(jnp.clip(floor, -2, n + 1).astype(jnp.int32))
+        frac.append(place - floor)
+    out: Any = 0
+    for corner in itertools.product((0, 1), repeat=len(sizes)):
+        index, weight = jnp.zeros((), jnp.int32), jnp.ones((), x.dtype)
+        for n, i, f, step in zip(sizes, low, frac, corner, strict=True):
+            at = i + step
+            weight = weight * (f if step else 1 - f).astype(x.dtype)
+            if padding == "zeros":
+                weight = jnp.where((at >= 0) & (at < n), weight, 0)
+            index = index * n + jnp.clip(at, 0, n - 1)
+        values = jax.vmap(lambda rows, i: rows.at[i].get(mode="promise_in_bounds"))(table, index)
+        out = out + values * weight[..., None]
+    return out.reshape(*lead, c)
+
+
+def dilate(x: Array, size: int) -> Array:
+    """Largest value within a window of `size` (odd): [b, h, w, c] -> same. Edges are mirrored without repeating them."""
+    p = size // 2
+    x = jnp.pad(x, ((0, 0), (p, p), (p, p), (0, 0)), mode="reflect")
+    return nn.max_pool(x, (size, size), strides=(1, 1), padding="VALID")
+
+
+# ------------------------------------------------------------------------------------------------ 3-D convolution
+def conv3d(x: Array, kernel: Array) -> Array:
+    """Stride 1 zero-padded convolution: [b, d, h, w, c] with [kd, kh, kw, c, o] (odd) -> [b, d, h, w, o].
+
+    XLA's own 3-D convolution reaches a quarter of the processor's speed, its 2-D one all of it: on CPU the depth taps
+    become channels of one 2-D convolution, on the side (input or output) that has fewer channels.
+    """
+    if kernel.shape[:3] == (1, 1, 1):
+        return x @ kernel[0, 0, 0].astype(x.dtype)
+    return lax.platform_dependent(x, kernel, cpu=conv3d_by_slices, default=conv)
+
+
+def conv3d_by_slices(x: Array, kernel: Array) -> Array:
+    """`conv3d` as one 2-D convolution over all depth slices."""
+    b, d, h, w, c = x.shape
+    kd, kh, kw, _, o = kernel.shape
+    pads = [(0, 0)] * 5
+    pads[1] = (kd // 2, kd // 2)
+    if c <= o:
+        x = jnp.pad(x, pads)
+        x = jnp.concatenate([x[:, i : i + d] for i in range(kd)], axis=-1).reshape(b * d, h, w, kd * c)
+        taps = kernel.transpose(1, 2, 0, 3, 4).reshape(kh, kw, kd * c, o)
+        return conv(x, taps).reshape(b, d, h, w, o)
+    taps = kernel.transpose(1, 2, 3, 0, 4).reshape(kh, kw, c, kd * o)
+    y = conv(x.reshape(b * d, h, w, c), taps).reshape(b, d, h, w, kd * o)
+    y = jnp.pad(y, pads)
+    return functools.reduce(jnp.add, [y[:, i : i + d, ..., i * o : (i + 1) * o] for i in range(kd)])
+
+
+def conv3d_of_repeated(x: Array, kernel: Array, depth: int) -> Array:
+    """`conv3d` of a volume that is the image `x` [b, h, w, c] repeated `depth` times: -> [b, depth, h, w, o].
+
+    Every output slice sees the same image through the sum of those depth taps that fall inside the volume; only the
+    slices next to the ends have sums of their own, so a few 2-D kernels do the work of `depth` 3-D ones.
+    """
+    kd, kh, kw, c, o = kernel.shape
+    source = np.arange(depth)[:, None] + np.arange(kd) - kd // 2
+    inside = ((source >= 0) & (source < depth)).astype(np.float32)
+    sums, which = np.unique(inside, axis=0, return_inverse=True)
+    taps = jnp.einsum("ud,dhwco->hwcuo", sums, kernel, precision=lax.Precision.HIGHEST)
+    y = conv(x, taps.reshape(kh, kw, c, -1)).reshape(*x.shape[:3], len(sums), o)
+    return jnp.moveaxis(y[..., which.reshape(-1), :], -2, 1)
