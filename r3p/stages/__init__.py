@@ -1,0 +1,28 @@
+"""What a training stage is: four functions. The loop in `r3p.train` knows nothing else of it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from r3p.state import TrainState
+
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of training.
+
+    Attributes:
+      init: `rng -> state`, traceable.
+      step: `(state, batch, rng) -> (state, metrics)`, traceable; metrics are scalars.
+      batches: `first step -> iterator of host batches`; a pure function of the step, so that a run resumes.
+      preview: `(state, batch) -> {name: u8 [h, w, 3]}` pictures for people, or None.
+    """
+
+    init: Callable[[Any], TrainState]
+    step: Callable[[TrainState, Batch, Any], tuple[TrainState, dict[str, Any]]]
+    batches: Callable[[int], Iterator[Batch]]
+    preview: Callable[[TrainState, Batch], dict[str, np.ndarray]] | None = None

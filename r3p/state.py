@@ -1,0 +1,113 @@
+"""What a training step carries, and how it is optimised: the only importer of optax."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from r3p.errors import InputError
+
+Tree = Any
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """`params` are trained, `model_state` holds running statistics and constants, `average` follows the parameters."""
+
+    step: jax.Array
+    params: Tree
+    model_state: Tree
+    opt_state: Tree
+    average: Tree
+
+    def variables(self, averaged: bool = False) -> dict[str, Tree]:
+        """What `module.apply` takes."""
+        return {"params": self.average if averaged else self.params, **self.model_state}
+
+
+def make_schedule(config: ConfigDict) -> optax.Schedule:
+    """Linear warm-up over `warmup_steps`, then a cosine from `learning_rate` to `final_factor` of it at `steps`."""
+    return optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, config.warmup_steps, config.steps, config.learning_rate * config.final_factor
+    )
+
+
+def label_by_pattern(params: Tree, patterns: Sequence[tuple[str, str]], default: str) -> Tree:
+    """Labels each parameter by the first regex that finds its path.
+
+    Raises:
+      InputError: for a pattern that finds no parameter, which is a typing error in a config.
+    """
+    found = {pattern: 0 for pattern, _ in patterns}
+
+    def label(path: Any, _: Any) -> str:
+        name = "/".join(str(getattr(p, "key", p)) for p in path)
+        for pattern, value in patterns:
+            if re.search(pattern, name):
+                found[pattern] += 1
+                return value
+        return default
+
+    labels = jax.tree_util.tree_map_with_path(label, params)
+    unused = [pattern for pattern, count in found.items() if not count]
+    if unused:
+        raise InputError(f"the patterns {unused} match no parameter: mend them, names look like {_first_name(params)}")
+    return labels
+
+
+def _first_name(params: Tree) -> str:
+    path, _ = jax.tree_util.tree_flatten_with_path(params)[0][0]
+    return "/".join(str(getattr(p, "key", p)) for p in path)
+
+
+def make_optimizer(config: ConfigDict, params: Tree) -> optax.GradientTransformation:
+    """Adam with global-norm clipping; `config.learning_rate_factors` are (regex, factor), a factor of 0 freezes.
+
+    The clip norm covers what is trained only.
+    """
+    factors = [(pattern, float(factor)) for pattern, factor in config.get("learning_rate_factors", ())]
+    labels = label_by_pattern(params, [(pattern, str(factor)) for pattern, factor in factors], "1.0")
+    schedule = make_schedule(config)
+
+    def adam(factor: float) -> optax.GradientTransformation:
+        if factor == 0:
+            return optax.set_to_zero()
+        return optax.adam(lambda step: factor * schedule(step), b1=config.beta1, b2=config.beta2)
+
+    transforms = {str(factor): adam(factor) for factor in {1.0, *(factor for _, factor in factors)}}
+    frozen = jax.tree.map(lambda label: float(label) == 0, labels)
+    return optax.chain(
+        optax.masked(optax.set_to_zero(), frozen),
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.multi_transform(transforms, labels),
+    )
+
+
+def create(variables: dict[str, Tree], optimizer: optax.GradientTransformation) -> TrainState:
+    """A state at step 0 from `module.init`'s variables."""
+    model_state = dict(variables)
+    params = model_state.pop("params")
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        model_state=model_state,
+        opt_state=optimizer.init(params),
+        average=jax.tree.map(jnp.copy, params),
+    )
+
+
+def apply_gradients(
+    state: TrainState, grads: Tree, model_state: Tree, optimizer: optax.GradientTransformation, average_decay: float
+) -> TrainState:
+    """One optimiser step; the average forgets fast at first: its decay is min(decay, (1 + n) / (10 + n))."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    decay = jnp.minimum(average_decay, (1.0 + state.step) / (10.0 + state.step))
+    average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.average, params)
+    return state.replace(
+        step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state, average=average
+    )
