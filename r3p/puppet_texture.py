@@ -1,0 +1,237 @@
+"""What a photograph's head wears: the photograph without what eyes and mouth show, and what lies behind those.
+
+Sheets are RGBA uint8, straight (not premultiplied), `SCALE` texels a pixel of the photograph.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+from r3p.matting import BODY_SKIN, HEAD, Layers, fill_holes, polygon_mask
+from r3p.puppet_shape import EYES, INNER_LIPS, polygon
+
+SCALE = 2
+ATLAS = 512  # side of the unwrapped face, which holds what the photograph does not show
+_MARGIN = 12  # texels around a block, so that clipped coordinates stay inside
+
+
+@dataclass
+class Block:
+    """A rectangle of the photograph inside a sheet: origin [2] in pixels, size (w, h) in texels, place (x, y) in texels."""
+
+    origin: np.ndarray
+    size: tuple[int, int]
+    place: tuple[int, int]
+
+    def coordinates(self, pixels: np.ndarray) -> np.ndarray:
+        """Continuous pixels [n, 2] of the photograph -> continuous texels [n, 2] of the sheet, kept inside the block."""
+        at = (pixels - self.origin) * SCALE
+        return np.clip(at, 1, np.array(self.size) - 1) + self.place
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns in the sheet."""
+        (x, y), (w, h) = self.place, self.size
+        return slice(y, y + h), slice(x, x + w)
+
+
+def enlarge(image: np.ndarray) -> np.ndarray:
+    """SCALE times as large; a pixel's centre stays where it is in continuous coordinates."""
+    return cv2.resize(image, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_CUBIC)
+
+
+def skin_sheet(image: np.ndarray, layers: Layers, landmarks: np.ndarray) -> np.ndarray:
+    """[s, s, 4] uint8 at the photograph's size: head colours that go on beyond its outline, without eyes and inner mouth.
+
+    alpha is the head's matte. Skin of the neck stays, for what of it the face's mesh shows.
+    """
+    own = layers.head.astype(np.float32) / np.maximum(layers.head_alpha, 0.05)[..., None]
+    solid = np.isin(layers.segmap, HEAD) & (layers.head_alpha > 0.9)
+    clean = cv2.erode(solid.astype(np.uint8), np.ones((3, 3))) > 0
+    neck = (layers.segmap == BODY_SKIN) & (layers.alpha > 0.95)
+    known = clean | neck
+    colour = fill_holes(np.where(solid[..., None] | neck[..., None], image, np.clip(own, 0, 255)).astype(np.uint8), known)
+    trust = np.clip((layers.head_alpha - 0.35) / 0.5, 0, 1)[..., None] * (layers.head_alpha > 0)[..., None]
+    edge = np.isin(layers.segmap, HEAD)[..., None] * trust
+    colour = np.where(known[..., None], image, np.clip(own, 0, 255) * edge + colour * (1 - edge))
+    openings = np.zeros(image.shape[:2], bool)
+    for contours in (INNER_LIPS, *EYES):
+        openings |= polygon_mask(landmarks[polygon(contours), :2], image.shape[:2])
+    colour = np.round(colour).astype(np.uint8)
+    colour = np.where(openings[..., None], fill_holes(colour, ~openings), colour)
+    return np.dstack([colour, np.round(layers.head_alpha * 255).astype(np.uint8)])
+
+
+def closed_lids(sheet: np.ndarray, landmarks: np.ndarray) -> list[tuple[tuple[slice, slice], np.ndarray, np.ndarray]]:
+    """Per eye (rows and columns, colours float32 [h, w, 3], weight [h, w, 1]): the upper lid as it looks shut.
+
+    A lid that comes down stretches the few pixels between lashes and crease; in their place comes smooth skin from
+    above, with the lash line kept. Given at the scale of `sheet`, a skin sheet [s, s, 4] at the photograph's size.
+    """
+    out = []
+    for contours in EYES:
+        upper = landmarks[list(contours[0]), :2]
+        opening = landmarks[polygon(contours), :2]
+        width = float(np.linalg.norm(upper[-1] - upper[0]))
+        height = float(np.ptp(opening[:, 1]))
+        lift = np.sin(np.linspace(0, np.pi, len(upper)))[:, None] * [0, -1] * max(0.75 * height, 0.18 * width)
+        region = np.concatenate([upper + lift, landmarks[list(contours[1])[::-1], :2]])
+        x0, y0 = np.floor(region.min(0) - 0.35 * width).astype(int)
+        x1, y1 = np.ceil(region.max(0) + 0.35 * width).astype(int)
+        x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, sheet.shape[1]), min(y1, sheet.shape[0])
+        rows, columns = slice(y0, y1), slice(x0, x1)
+        crop = np.ascontiguousarray(sheet[rows, columns, :3])
+        hole = polygon_mask(region - [x0, y0], crop.shape[:2])
+        below = polygon_mask(np.concatenate([opening[: len(upper)], opening[: len(upper)][::-1] + [0, 3 * height]]) - [x0, y0],
+                             crop.shape[:2])
+        # Skin from above only: below the eye lie shadows and bags.
+        skin = fill_holes(crop, ~hole & ~below).astype(np.float32)
+        skin = cv2.GaussianBlur(skin, (0, 0), 0.06 * width)
+        line = ndimage.distance_transform_edt(~polygon_mask(opening - [x0, y0], crop.shape[:2]))
+        lash = np.exp(-((np.maximum(line - 0.4, 0) / max(0.02 * width, 0.7)) ** 2))[..., None]
+        colours = skin * (1 - lash) + crop * lash
+        weight = cv2.GaussianBlur(hole.astype(np.float32), (0, 0), 0.05 * width)[..., None]
+        out.append(((rows, columns), colours.astype(np.float32), weight))
+    return out
+
+
+def unwrap(direct: np.ndarray, seen: np.ndarray, shade: np.ndarray) -> np.ndarray:
+    """[a, a, 3] uint8: the unwrapped face completed.
+
+    direct [a, a, 3] uint8 colours and seen [a, a] 0..1 how well the photograph shows them; the map is symmetric about
+    its middle column. Where the photograph shows a place's mirror image better, that is taken, in the light of its own
+    side; where neither is seen, what is near goes on, darkened by `shade` [a, a].
+    """
+    flip, other = direct[:, ::-1].astype(np.float32), seen[:, ::-1]
+    both = (seen > 0.6) & (other > 0.6)
+    if both.any():
+        ratio = np.log((direct.astype(np.float32) + 8) / (flip + 8))
+        light = fill_holes(np.clip(128 + 160 * ratio, 0, 255).astype(np.uint8), both).astype(np.float32)
+        light = (cv2.GaussianBlur(light, (0, 0), ATLAS / 24) - 128) / 160
+        flip = np.clip((flip + 8) * np.exp(np.clip(light, -0.35, 0.35)) - 8, 0, 255)
+    either = np.maximum(seen, other)
+    weight = (seen / np.maximum(seen + other * (1 - seen), 1e-6))[..., None]
+    mixed = np.round(direct * weight + flip * (1 - weight)).astype(np.uint8)
+    far = fill_holes(mixed, either > 0.5).astype(np.float32) * shade[..., None]
+    trust = np.clip(either / 0.5, 0, 1)[..., None]
+    return np.round(mixed * trust + far * (1 - trust)).astype(np.uint8)
+
+
+def iris_circle(landmarks: np.ndarray, eye: int, image: np.ndarray) -> tuple[np.ndarray, float]:
+    """Centre [2] and radius (pixels) of an iris: from the landmarks when they hold the irises, else the eye's darkest part."""
+    if len(landmarks) >= 478:
+        points = landmarks[468 + 5 * eye : 473 + 5 * eye, :2]
+        return points[0], float(np.linalg.norm(points[1:] - points[0], axis=1).mean())
+    contour = landmarks[polygon(EYES[eye]), :2]
+    inside = polygon_mask(contour, image.shape[:2])
+    dark = np.where(inside, 1 / (10.0 + image.astype(np.float32).mean(-1)) ** 2, 0)
+    y, x = np.mgrid[: image.shape[0], : image.shape[1]] + 0.5
+    centre = np.array([(x * dark).sum(), (y * dark).sum()]) / dark.sum()
+    return centre, 0.2 * float(np.ptp(contour[:, 0]))
+
+
+def eye_block(image: np.ndarray, landmarks: np.ndarray, eye: int, grow: float = 0.6) -> tuple[np.ndarray, np.ndarray]:
+    """(origin [2], colours uint8 [h, w, 3] at the photograph's size): a whole eyeball's front.
+
+    What the lids hide: the iris from its mirror image (up and down) or its own mean at that radius, the white from the
+    white beside it, darker upward where the lid shades it.
+    """
+    contour = landmarks[polygon(EYES[eye]), :2]
+    width = float(np.ptp(contour[:, 0]))
+    lo = np.floor(contour.mean(0) - (0.5 + grow) * width).astype(int)
+    side = int(np.ceil((1 + 2 * grow) * width))
+    centre, radius = iris_circle(landmarks, eye, image)
+    ys, xs = np.mgrid[lo[1] : lo[1] + side, lo[0] : lo[0] + side]
+    crop = image[np.clip(ys, 0, image.shape[0] - 1), np.clip(xs, 0, image.shape[1] - 1)]
+    seen = polygon_mask(contour - lo, crop.shape[:2])
+    inner = ndimage.binary_erosion(seen, iterations=1)
+    inner = inner if inner.sum() > 12 else seen
+    r = np.hypot(xs + 0.5 - centre[0], ys + 0.5 - centre[1]) / radius
+    iris = r < 1.08
+    white = inner & (r > 1.2)
+    bright = crop.astype(np.float32).mean(-1)
+    if white.sum() > 8:
+        white &= bright > np.quantile(bright[white], 0.3)
+    else:
+        white = inner & (bright >= np.quantile(bright[inner], 0.8))
+    sclera = fill_holes(crop, white).astype(np.float32)
+    sclera = cv2.GaussianBlur(sclera, (0, 0), 0.06 * width)
+    sclera *= np.clip(1 - 0.25 * np.clip((centre[1] - ys) / width * 2, 0, 1), 0, 1)[..., None]
+
+    bins = np.minimum((r * 8).astype(int), 10)
+    profile = np.stack([np.bincount(bins[inner], crop[inner][:, k], 11) for k in range(3)], 1)
+    number = np.bincount(bins[inner], minlength=11)
+    have = number > 0
+    mean = np.stack([np.interp(np.arange(11), np.flatnonzero(have), profile[have, k] / number[have]) for k in range(3)], 1)
+    ring = mean[bins]
+    mirror_y = np.clip(np.rint(2 * (centre[1] - lo[1]) - 1 - (ys - lo[1])).astype(int), 0, side - 1)
+    mirrored, mirror_seen = crop[mirror_y, xs - lo[0]], inner[mirror_y, xs - lo[0]]
+    disc = np.where(mirror_seen[..., None], mirrored, ring)
+    soft = np.clip((1.08 - r) / 0.16, 0, 1)[..., None]
+    ball = disc * soft + sclera * (1 - soft)
+    ball = np.where(iris[..., None] | (soft > 0), ball, sclera)
+    keep = np.clip(cv2.GaussianBlur(seen.astype(np.float32), (0, 0), 0.7) * 2 - 0.4, 0, 1)[..., None]
+    return lo, np.round(np.clip(crop * keep + ball * (1 - keep), 0, 255)).astype(np.uint8)
+
+
+@dataclass
+class MouthTones:
+    """Colours [3] float32 of the photograph's mouth: lips, teeth, tongue, cavity; `shows_teeth`."""
+
+    lips: np.ndarray
+    teeth: np.ndarray
+    tongue: np.ndarray
+    cavity: np.ndarray
+    shows_teeth: bool
+
+
+def mouth_tones(image: np.ndarray, landmarks: np.ndarray, outer: np.ndarray, white: np.ndarray) -> MouthTones:
+    """Tones in the photograph's own light. outer [n, 2]: the lips' outline; white [3]: the eyes' white."""
+    inside = polygon_mask(landmarks[polygon(INNER_LIPS), :2], image.shape[:2])
+    lips = polygon_mask(outer, image.shape[:2]) & ~ndimage.binary_dilation(inside, iterations=2)
+    lip = np.median(image[lips], 0).astype(np.float32) if lips.any() else np.float32([150, 90, 85])
+    light = float(white.mean())
+    teeth = white * np.float32([1.0, 0.96, 0.86])
+    shows = False
+    if inside.sum() > 20:
+        pixels = image[inside].astype(np.float32)
+        grey = pixels.mean(1)
+        pale = pixels[(grey > 0.6 * light) & (np.ptp(pixels, axis=1) < 0.35 * grey)]
+        if len(pale) > 0.12 * len(pixels):
+            teeth, shows = np.median(pale, 0), True
+    cavity = np.clip(lip * [0.35, 0.22, 0.22], 4, 60)
+    return MouthTones(lip, teeth.astype(np.float32), (lip * [0.85, 0.72, 0.74]).astype(np.float32), cavity.astype(np.float32), shows)
+
+
+def teeth_sheet(tone: np.ndarray, lips: np.ndarray, size: tuple[int, int] = (160, 48)) -> np.ndarray:
+    """[h, w, 3] uint8: a row of teeth, gum at the top (upside down for the lower row), x along the arch."""
+    w, h = size
+    x = (np.arange(w) + 0.5) / w * 2 - 1
+    edges = np.cumsum([0, 0.155, 0.125, 0.14, 0.13, 0.13, 0.16, 0.16])
+    edges = np.concatenate([-edges[:0:-1], edges])
+    gap = np.abs(x[:, None] - edges).min(1)
+    line = np.clip(gap / 0.018, 0, 1)
+    y = (np.arange(h) + 0.5) / h
+    gum_at = 0.22 + 0.07 * np.cos(np.clip(gap / 0.07, 0, 1) * np.pi)
+    gum = np.clip((gum_at[None] - y[:, None]) / 0.05 + 0.5, 0, 1)[..., None]
+    body = tone * (0.78 + 0.22 * line)[None, :, None] * (1.02 - 0.12 * np.abs(y - 0.6))[:, None, None]
+    body = body * (1 - 0.22 * np.clip(np.abs(x) - 0.25, 0, 1))[None, :, None]
+    return np.round(np.clip(body * (1 - gum) + lips * [0.95, 0.8, 0.8] * gum, 0, 255)).astype(np.uint8)
+
+
+def mouth_block(image: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(origin [2], colours uint8 [h, w, 3], alpha float32 [h, w]): what the photograph shows between the lips.
+
+    Its colours go on a little under the lips, so that no lip colour rims it.
+    """
+    contour = landmarks[polygon(INNER_LIPS), :2]
+    width = float(np.ptp(contour[:, 0]))
+    pad = int(np.ceil(max(4, 0.08 * width)))
+    lo = np.floor(contour.min(0)).astype(int) - pad
+    hi = np.ceil(contour.max(0)).astype(int) + pad
+    lo, hi = np.maximum(lo, 0), np.minimum(hi, [image.shape[1], image.shape[0]])
+    crop = np.ascontiguousarray(image[lo[1] : hi[1], lo[0] : hi[0]])
+    seen = polygon_mask(contour - lo, crop.shape[:2])
+    return lo, crop, np.clip(cv2.GaussianBlur(seen.astype(np.float32), (0, 0), 0.8) * 2.2, 0, 1)
