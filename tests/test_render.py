@@ -12,8 +12,15 @@ from r3p.errors import InputError
 from r3p.models.decoder import Decoder
 from r3p.names.decoder import RULES
 
-CASES = ["render_missed_rays", "render_trigrid"]
-SLOW_CASES = ["render_fixed_u", "render_white_back", "render_no_importance", "render_det", "render_128"]
+CASES = ["render_missed_rays"]
+SLOW_CASES = [
+    "render_trigrid",
+    "render_fixed_u",
+    "render_white_back",
+    "render_no_importance",
+    "render_det",
+    "render_128",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -223,11 +230,10 @@ def test_own_limits_keep_images_independent():
     wide = directions.at[1].set(directions[1] + jnp.array([0.0, 3.0, 0.0]))
     wide = wide / jnp.linalg.norm(wide, axis=-1, keepdims=True)
     own = run(decoder, coarse=6, fine=4, shared_limits=False)
-    both = own(planes, origins, wide)
-    alone = own(planes[:1], origins[:1], wide[:1])
-    assert not both.valid[1].any()
-    for a, b in zip(both, alone, strict=True):
-        np.testing.assert_allclose(a[:1], b, atol=1e-6)
+    aside, both = own(planes, origins, wide), own(planes, origins, directions)
+    assert not aside.valid[1].any() and both.valid[1].all()
+    for a, b in zip(aside, both, strict=True):
+        np.testing.assert_array_equal(a[0], b[0])
 
 
 def test_camera_gets_a_gradient():
