@@ -61,26 +61,39 @@ def rasterize(
     size: int,
     focal: float = FOCAL,
     depth_range: tuple[float, float] = (2.0, 30.0),
+    box: tuple[slice, slice] | None = None,
+    cull: bool = False,
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Z-buffered, perspective-correct drawing of posed vertices.
 
     vertices [v, 3]; triangles [t, 3]; each attribute [v, 3] (any range) gives an image [size, size, 3] float32, 0 where
     nothing is drawn. The second result is the distance from the camera [size, size], `depth_range[1]` where empty.
+    `box` (rows, columns) draws only that part of the image; `cull` leaves out what faces away (closed meshes only).
     """
     settings = cv2.TriangleRasterizeSettings()
     settings.setShadingType(cv2.RASTERIZE_SHADING_SHADED)
     settings.setCullingMode(cv2.RASTERIZE_CULLING_NONE)
     near, far = depth_range
+    rows, columns = box or (slice(0, size), slice(0, size))
+    height, width = rows.stop - rows.start, columns.stop - columns.start
     world = np.eye(4, dtype=np.float32)
     world[2, 3] = -DISTANCE
-    fov = 2 * math.atan(0.5 / focal)
-    points = np.ascontiguousarray(vertices, np.float32)
-    faces = np.ascontiguousarray(triangles, np.int32)
+    # a part of the image is seen by a camera whose axis is sheared toward the middle of that part
+    shear_x = (0.5 * (size - width) - columns.start) / (size * focal)
+    shear_y = (0.5 * (size - height) - rows.start) / (size * focal)
+    points = np.array(vertices, np.float32)
+    if box is not None:
+        depth_of = DISTANCE - points[:, 2]
+        points[:, 0] += shear_x * depth_of
+        points[:, 1] -= shear_y * depth_of
+    fov = 2 * math.atan(0.5 * height / (size * focal))
+    flat = points[:, :2] / (DISTANCE - points[:, 2:])
+    faces = np.ascontiguousarray(visible(flat, triangles, 0.5 * np.array([width, height]) / (size * focal), cull), np.int32)
     images = []
-    depth = np.full((size, size), far, np.float32)
+    depth = np.full((height, width), far, np.float32)
     for attribute in attributes:
-        image = np.zeros((size, size, 3), np.float32)
-        depth = np.full((size, size), far, np.float32)
+        image = np.zeros((height, width, 3), np.float32)
+        depth = np.full((height, width), far, np.float32)
         if len(faces):
             colours = np.ascontiguousarray(attribute, np.float32)
             cv2.triangleRasterize(points, faces, colours, image, depth, world, fov, near, far, settings)
@@ -89,6 +102,28 @@ def rasterize(
         cv2.triangleRasterizeDepth(points, faces, depth, world, fov, near, far, settings)
     depth[depth > far - 1e-3] = far
     return images, depth
+
+
+def visible(flat: np.ndarray, triangles: np.ndarray, half: np.ndarray, cull: bool) -> np.ndarray:
+    """Triangles [t, 3] that touch the window of half sizes [2] round the axis and, with `cull`, face the camera.
+
+    The rasteriser's time goes by triangles, so it pays to sort them out first. flat [v, 2] is x/depth, y/depth.
+    """
+    x, y = flat[:, 0][triangles.T], flat[:, 1][triangles.T]
+    keep = (x.min(0) < half[0]) & (x.max(0) > -half[0]) & (y.min(0) < half[1]) & (y.max(0) > -half[1])
+    if cull:
+        keep &= (x[1] - x[0]) * (y[2] - y[0]) > (x[2] - x[0]) * (y[1] - y[0])
+    return triangles[keep]
+
+
+def bounds(points: np.ndarray, size: int) -> tuple[slice, slice] | None:
+    """The part (rows, columns) of an image of `size` that posed points [n, 3] may cover; None if none."""
+    p = project(points) * size
+    low = np.clip(np.floor(p.min(0)).astype(int) - 1, 0, size)
+    high = np.clip(np.ceil(p.max(0)).astype(int) + 1, 0, size)
+    if (high - low < 2).any():
+        return None
+    return slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0]))
 
 
 class Head:
@@ -110,8 +145,13 @@ class Head:
 
     def vertices(self, identity: np.ndarray, expression: np.ndarray) -> np.ndarray:
         """identity [80] in standard deviations, expression [64] in units -> [v, 3] float32, head units."""
-        flat = identity.astype(np.float32) @ self._flat_identity + expression.astype(np.float32) @ self._flat_expression
-        return self.mean + flat.reshape(-1, 3)
+        flat = identity.astype(np.float32) @ self._flat_identity
+        return self.express(self.mean + flat.reshape(-1, 3), expression)
+
+    def express(self, neutral: np.ndarray, expression: np.ndarray) -> np.ndarray:
+        """Neutral vertices [v, 3] moved by expression [64]; only the units in use cost time."""
+        used = np.flatnonzero(expression)
+        return neutral + (expression[used].astype(np.float32) @ self._flat_expression[used]).reshape(-1, 3)
 
     def weights(self, **units: float) -> np.ndarray:
         """Named expression units -> float32 [64]; an unknown name is a KeyError."""

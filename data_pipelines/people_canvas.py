@@ -15,7 +15,7 @@ FACE = 512  # pixels of the square that holds the unrolled skin
 WIDTH = 768  # of the whole canvas; patches of 128 lie right of the face
 PATCH = 128
 EYE_AT, TEETH_AT, TONGUE_AT, PLAIN_AT = (512, 0), (640, 0), (512, 128), (640, 128)  # column, row of the patches
-AXIS_Z = -0.5  # depth of the axis the skin is unrolled around
+AXIS_Z = -0.78  # depth of the axis the skin is unrolled around
 _KNOTS_Y = [1.6, 1.25, -1.05, -2.6, -4.0]  # height in head units -> row of the face square
 _KNOTS_V = [0.0, 0.02, 0.84, 0.985, 1.0]
 
@@ -155,14 +155,15 @@ def build_canvas(head: Head) -> Canvas:
     wrap = np.ptp(uv[tri][:, :, 0], axis=1) < FACE / 2
     (position,), _ = rasterize(flat, tri[wrap], [mean], FACE, focal=1.0, depth_range=(90, 110))
 
-    ears = skin & (np.abs(mean[:, 0]) > 0.645) & (mean[:, 1] > -0.5) & (mean[:, 1] < 0.35) & (mean[:, 2] < 0.0)
+    ears = skin & (head.arrays["mask_ears"] > 0.3)
     # face-skin ends a little below the jaw's outline and at the lobes' height behind
     jaw = points3[JAW]
     order = np.argsort(np.arctan2(jaw[:, 0], jaw[:, 2] - AXIS_Z))
     azimuth = np.arctan2(mean[:, 0], mean[:, 2] - AXIS_Z)
     limit = np.interp(azimuth, np.arctan2(jaw[:, 0], jaw[:, 2] - AXIS_Z)[order], jaw[order, 1] - 0.06)
-    limit = np.where(np.abs(azimuth) > 1.7, -0.45, limit)
+    limit = np.minimum(limit, -0.42)  # behind the jaw: the lobes' height
     face_weight = np.clip(0.5 + (mean[:, 1] - limit) / 0.12, 0, 1).astype(np.float32)
+    face_weight[ears] = 1
     shade = occlusion(mean, head.triangles)
     shade[part != SKIN] = 1.0
     lips = polygon(points[LIPS_OUTER], blur=1.2)
@@ -177,7 +178,7 @@ def build_canvas(head: Head) -> Canvas:
     nose = spot(4, 0.06, 0.05)
     jawline = np.concatenate([points[JAW[2:-2]], points[[425, 410, 393, 2, 167, 186, 205]]])
     beard = polygon(jawline, blur=7.0)
-    under = (position[..., 1] < -0.55) & (position[..., 1] > -1.15) & (position[..., 2] > -0.35) & (position[..., 1] != 0)
+    under = (position[..., 1] < -0.55) & (position[..., 1] > -1.15) & (position[..., 2] > -0.63) & (position[..., 1] != 0)
     beard = np.maximum(beard, cv2.GaussianBlur(under.astype(np.float32), (0, 0), 9)) * (1 - polygon(points[LIPS_OUTER], blur=2.0))
     lids = sum(polygon(np.concatenate([points[b], points[u][::-1]]), blur=6.0) for b, u in zip(BROW_LOWER, EYE_LOWER, strict=True))
     static = head.arrays["static"].astype(np.float32)

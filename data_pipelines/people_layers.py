@@ -14,11 +14,13 @@ from scipy.spatial import cKDTree
 from data_pipelines.head import SKIN, Head, rasterize
 from data_pipelines.people_canvas import Canvas, smooth_noise
 
-AZIMUTHS, RINGS, TAIL = 96, 28, 16  # columns; rows over the skull; rows beyond the hairline
-CENTRE = np.array([0.0, 0.3, -0.55])
+AZIMUTHS, RINGS, TAIL = 80, 20, 12  # columns; rows over the skull; rows beyond the hairline
+CENTRE = np.array([0.0, 0.3, -0.83])
 # Hairline of the mean head as points from forehead to nape along its left side (mirrored for the right).
-HAIRLINE = np.array([(0.0, 0.83, 0.36), (0.22, 0.83, 0.30), (0.42, 0.72, 0.18), (0.52, 0.50, 0.06), (0.60, 0.30, -0.12), (0.66, 0.02, -0.30),
-                     (0.70, 0.10, -0.50), (0.68, -0.10, -0.78), (0.55, -0.40, -1.0), (0.3, -0.62, -1.12), (0.0, -0.66, -1.15)])
+HAIRLINE = np.array([
+    (0.0, 0.83, 0.08), (0.22, 0.83, 0.02), (0.42, 0.72, -0.10), (0.52, 0.50, -0.22), (0.60, 0.30, -0.40), (0.66, 0.02, -0.58),
+    (0.70, 0.10, -0.78), (0.68, -0.10, -1.06), (0.55, -0.40, -1.28), (0.3, -0.62, -1.40), (0.0, -0.66, -1.43),
+])  # fmt: skip
 
 
 @dataclass
@@ -135,6 +137,7 @@ class Cut:
     flare: float = 0.05  # outward per unit of hanging
     rough: float = 0.03  # displacement
     cells: tuple[int, int] = (6, 14)  # bumps of the displacement over rows, columns
+    line: float = 0.0  # hairline raised over the whole forehead, radians
     recede: float = 0.0  # hairline raised at the temples, radians
     lift: float = 0.0  # extra thickness at the front of the top
 
@@ -145,7 +148,7 @@ def hair_grid(rng: np.random.Generator, scalp: Scalp, vertices: np.ndarray, cut:
     front = np.exp(-((a / 0.75) ** 2))
     back = 0.5 - 0.5 * np.cos(a)
     side = np.sin(a) ** 2
-    line = scalp.hairline + cut.recede * np.exp(-(((np.abs(a) - 0.45) / 0.3) ** 2)) + rng.normal(0, 0.01, AZIMUTHS)
+    line = scalp.hairline + cut.line * front + cut.recede * np.exp(-(((np.abs(a) - 0.45) / 0.3) ** 2)) + rng.normal(0, 0.01, AZIMUTHS)
     t = np.linspace(0, 1, RINGS)[:, None]
     elevation = np.pi / 2 * 0.995 + (line - np.pi / 2 * 0.995) * t
     hang = np.interp(np.abs(a), [cut.hang_from - 0.25, cut.hang_from + 0.1, 2.0, np.pi], [0, cut.hang_side, cut.hang_side, cut.hang_back])
@@ -166,12 +169,12 @@ def hair_grid(rng: np.random.Generator, scalp: Scalp, vertices: np.ndarray, cut:
     ramp = np.linspace(0, 1, 16)
     noise[:, :16] = noise[:, :16] * ramp + noise[:, AZIMUTHS:] * (1 - ramp)
     noise = noise[:, :AZIMUTHS]
-    base = np.maximum(base + cut.rough * noise * np.clip(base / 0.06, 0, 1), 0.004)
-    base[RINGS:] *= 1 - 0.5 * s * (fringe > 0.02)
+    base = np.maximum(base + cut.rough * noise * np.clip(base / 0.06, 0, 1), 0.022)
+    base[RINGS:] = np.maximum(base[RINGS:] * (1 - 0.4 * s * (fringe > 0.02)), 0.035 * np.clip(fringe / 0.05, 0.6, 1))
     out = grid + normal * base[..., None]
     # hanging part: straight down from the hairline with a little flare away from the head's axis
     start = out[RINGS - 1]
-    away = start - np.array([0, 0, -0.6])
+    away = start - np.array([0, 0, -0.88])
     away[:, 1] = 0
     away /= np.linalg.norm(away, axis=1, keepdims=True)
     push = np.clip(0.86 - np.abs(start[:, 0]), 0, 0.3) * (np.abs(a) < 2.2) * np.sign(start[:, 0])  # clear of the ears
@@ -185,18 +188,20 @@ def hair_grid(rng: np.random.Generator, scalp: Scalp, vertices: np.ndarray, cut:
 
 
 def strand_texture(
-    rng: np.random.Generator, colour: np.ndarray, streak: float, curly: float, thin: float, ends: np.ndarray, tips: np.ndarray | None = None
+    rng: np.random.Generator, colour: np.ndarray, streak: float, curly: float, thin: float, ends: np.ndarray,
+    tips: np.ndarray | None = None, fuzz: bool = False,
 ) -> np.ndarray:
     """RGBA [128, 384, 4] of strands running down the rows. `ends` [384] row share where each column's strands stop."""
     height, width = 128, 384
-    fine = smooth_noise(rng, (height, width), (int(3 + 40 * curly), int(150 - 90 * curly)))
+    cells = (100, 380) if fuzz else (int(3 + 40 * curly), int(150 - 90 * curly))
+    fine = smooth_noise(rng, (height, width), cells)
     broad = smooth_noise(rng, (height, width), (int(3 + 12 * curly), 36))
     tone = np.clip(1 + streak * (0.6 * fine + 0.5 * broad), 0.35, 1.9)
     rows = np.linspace(0, 1, height)[:, None]
     body = colour if tips is None else colour + (tips - colour) * np.clip((rows[..., None] - 0.45) * 3, 0, 1)
     rgb = np.clip(body * tone[..., None], 0.01, 1) ** 2
     edge = ends + 0.04 * fine[0]
-    alpha = np.clip((edge - rows) * 14, 0, 1)
+    alpha = np.clip((edge - rows) * 9, 0, 1)
     if thin > 0:
         alpha = alpha * np.clip(0.5 + (fine + 0.4 * broad + 1.0 - 2.2 * thin) * 1.6, 0, 1)
     return np.concatenate([np.broadcast_to(rgb, (height, width, 3)), alpha[..., None]], 2).astype(np.float32)

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from data_pipelines.head import LEFT_EYE, RIGHT_EYE, SKIN, TONGUE, Head, project, rasterize, rotation, vertex_normals
+from data_pipelines.head import LEFT_EYE, RIGHT_EYE, SKIN, TONGUE, Head, bounds, project, rasterize, rotation, vertex_normals
 from data_pipelines.people_canvas import FACE, Canvas, lit_share
 from data_pipelines.people_layers import Layer, grid_triangles
 from data_pipelines.people_scene import Lights, illuminate
 
 BACKGROUND, HAIR, NECK, FACE_SKIN, CLOTHES, OTHERS = range(6)
-PIVOT = np.array([0.0, -0.95, -0.6])  # where the head turns on the neck, head units
+PIVOT = np.array([0.0, -0.95, -0.88])  # where the head turns on the neck, head units
 FAR = 30.0
 
 
@@ -26,6 +26,7 @@ class Person:
     head_layers: list[Layer]
     lights: Lights
     shade: np.ndarray
+    tone: np.ndarray  # [3] squared sRGB of the skin
     tags: dict = field(default_factory=dict)
 
 
@@ -75,7 +76,8 @@ class Renderer:
         self.head, self.canvas, self.size = head, canvas, 2 * size
         part = head.part
         skin_triangle = part[head.triangles[:, 0]] == SKIN
-        self.torso_triangles = head.triangles[skin_triangle & (canvas.face_weight[head.triangles].min(1) < 0.5)]
+        neck = skin_triangle & (canvas.face_weight[head.triangles].min(1) < 0.5) & ~canvas.ears[head.triangles].any(1)
+        self.torso_triangles = head.triangles[neck & (head.mean[head.triangles][:, :, 1].max(1) < -0.35)]
         # third drawn channel: 0..1 face weight of skin, 2 eyes, 3 teeth, 4 tongue
         material = np.where(part == SKIN, canvas.face_weight, np.where(part <= RIGHT_EYE, 2.0, np.where(part == TONGUE, 4.0, 3.0)))
         self.paper = np.concatenate([canvas.uv, material[:, None]], 1).astype(np.float32)
@@ -89,21 +91,21 @@ class Renderer:
         angle = np.linspace(-np.pi, np.pi, 25)
         height = np.linspace(-1.5, -0.25, 8)
         radius = 0.44 * np.interp(height, [-1.5, -0.5, -0.25], [1, 0.95, 0.8])[:, None]
-        plug = np.stack([radius * np.sin(angle), np.broadcast_to(height[:, None], (8, 25)), -0.62 + 0.95 * radius * np.cos(angle)], -1)
+        plug = np.stack([radius * np.sin(angle), np.broadcast_to(height[:, None], (8, 25)), -0.9 + 0.95 * radius * np.cos(angle)], -1)
         self.plug = plug.reshape(-1, 3)
         self.plug_triangles = grid_triangles(8, 25, False)
         self.plug_static = np.interp(self.plug[:, 1], [-1.5, -0.9], [0.9, 0.1])
-        outward = plug - np.array([0, 0, -0.62]) * 1.0
+        outward = plug - np.array([0, 0, -0.9])
         outward[..., 1] = 0
         self.plug_normal = (outward / np.linalg.norm(outward, axis=-1, keepdims=True)).reshape(-1, 3)
-        under = (np.abs(head.mean[:, 0]) < 0.1) & (part == SKIN) & (canvas.face_weight < 0.3) & (head.mean[:, 1] > -1.4) & (head.mean[:, 2] > -0.6)
+        under = (np.abs(head.mean[:, 0]) < 0.1) & (part == SKIN) & (canvas.face_weight < 0.3) & (head.mean[:, 1] > -1.4) & (head.mean[:, 2] > -0.88)
         spot = canvas.uv[under].mean(0) if under.any() else np.array([FACE / 2, FACE * 0.87])
         self.plug_paper = np.concatenate([np.broadcast_to(spot, (len(self.plug), 2)), np.zeros((len(self.plug), 1))], 1)
 
     def draw(self, person: Person, expression: np.ndarray, pose: Pose) -> Picture:
         """expression [64] -> the person under `pose`."""
         head, canvas, lights, n = self.head, self.canvas, person.lights, self.size
-        rest = head.vertices(person.identity, expression)
+        rest = head.express(person.neutral, expression)
         posed = pose.apply(rest, canvas.static)
         normals = vertex_normals(posed, head.triangles)
         casters = [layer for layer in person.head_layers if layer.extra.get("casts")]
@@ -117,9 +119,10 @@ class Renderer:
         half = lights.key_from + [0, 0, 1.0]
         half /= np.linalg.norm(half)
         gloss = np.clip(normals @ half, 0, 1) ** 18 * lit * lights.shine * lights.key.mean() * np.where(head.part == SKIN, 1.0, 0.4)
-        gloss = np.repeat((gloss * self.inner_light)[:, None], 3, 1)
-        (paper, lamp, shine), depth = rasterize(posed, head.triangles, [self.paper, light, gloss], n)
-        colour = self._develop(person.paint, paper, lamp, shine)
+        # a highlight adds to the light; divided by the paint it would be multiplied with, it stays white on any skin
+        light += (gloss * self.inner_light)[:, None] / person.tone
+        (paper, lamp), depth = rasterize(posed, head.triangles, [self.paper, light], n, cull=True)
+        colour = self._develop(person.paint, paper, lamp, depth)
         hit = depth < FAR
         material = paper[..., 2]
         self._shade_openings(colour, material, hit, lights, posed)
@@ -130,8 +133,9 @@ class Renderer:
         plug_light = illuminate(lights, plug_normals, np.full(len(self.plug), 0.35, np.float32), np.full(len(self.plug), 0.3, np.float32))
         triangles = np.concatenate([self.torso_triangles, self.plug_triangles + len(posed)])
         papers = np.concatenate([self.paper, self.plug_paper])
-        (paper2, lamp2), torso_depth = rasterize(points, triangles, [papers, np.concatenate([light, plug_light])], n)
-        torso = self._develop(person.paint, paper2, lamp2, np.zeros_like(lamp2))
+        dim = illuminate(lights, normals, np.full(len(posed), 0.4, np.float32), np.full(len(posed), 0.3, np.float32))
+        (paper2, lamp2), torso_depth = rasterize(points, triangles, [papers, np.concatenate([dim, plug_light])], n)
+        torso = self._develop(person.paint, paper2, lamp2, torso_depth)
         own = hit & ~is_head
         torso[own] = colour[own]
         torso_depth[own] = depth[own]
@@ -170,10 +174,16 @@ class Renderer:
         mouth = (hit & (material > 2.5)).astype(np.float32)
         return Picture(head_rgb, head_alpha, head_label, torso, torso_alpha, torso_label, posed, mouth)
 
-    def _develop(self, paint: np.ndarray, paper: np.ndarray, lamp: np.ndarray, shine: np.ndarray) -> np.ndarray:
-        """Painted canvas under light -> sRGB with a soft shoulder."""
-        albedo = cv2.remap(paint, paper[..., 0] - 0.5, paper[..., 1] - 0.5, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        return expose(albedo * lamp + shine)
+    def _develop(self, paint: np.ndarray, paper: np.ndarray, lamp: np.ndarray, depth: np.ndarray) -> np.ndarray:
+        """Painted canvas under light -> sRGB with a soft shoulder; black where nothing was drawn."""
+        x, y, w, h = cv2.boundingRect((depth < FAR).astype(np.uint8))
+        out = np.zeros_like(lamp)
+        if w:
+            box = (slice(y, y + h), slice(x, x + w))
+            column, row = paper[box][..., 0] - 0.5, paper[box][..., 1] - 0.5
+            albedo = cv2.remap(paint, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            out[box] = expose(albedo * lamp[box])
+        return out
 
     def _shade_openings(self, colour: np.ndarray, material: np.ndarray, hit: np.ndarray, lights: Lights, posed: np.ndarray) -> None:
         """Lids and lips shade what lies behind them; a window shines in each cornea. In place."""
@@ -220,12 +230,9 @@ class Renderer:
     def _sheet(self, layer: Layer, placed: tuple, lights: Lights) -> tuple:
         """Draw one sheet: (box, rgba of the box, depth of the box), or Nones when out of sight."""
         points, normals, along = placed
-        p = project(points) * self.size
-        low = np.clip(np.floor(p.min(0)).astype(int) - 1, 0, self.size)
-        high = np.clip(np.ceil(p.max(0)).astype(int) + 1, 0, self.size)
-        if (high - low < 2).any():
+        box = bounds(points, self.size)
+        if box is None:
             return None, None, None
-        box = (slice(low[1], high[1]), slice(low[0], high[0]))
         facing = np.where(normals[:, 2:] < -0.2, -1.0, 1.0) if layer.extra.get("thin") else 1.0
         shade = layer.shade if layer.shade is not None else np.full(len(points), 0.8, np.float32)
         light = illuminate(lights, normals * facing, shade, np.clip(0.3 + 0.7 * shade, 0, 1), wrap=0.3)
@@ -239,10 +246,9 @@ class Renderer:
                 gloss = np.clip(normals @ half, 0, 1) ** 30
             gloss = (gloss * layer.gloss * lights.key.mean()).astype(np.float32)
         paper = np.concatenate([layer.uv, gloss[:, None]], 1)
-        (sheet, lamp), depth = rasterize(points, layer.triangles, [paper, light], self.size)
-        sheet, lamp, depth = sheet[box], lamp[box], depth[box]
-        rgba = cv2.remap(layer.texture, np.ascontiguousarray(sheet[..., 0]), np.ascontiguousarray(sheet[..., 1]), cv2.INTER_LINEAR,
-                         borderMode=cv2.BORDER_REPLICATE)
+        (sheet, lamp), depth = rasterize(points, layer.triangles, [paper, light], self.size, box=box)
+        column, row = np.ascontiguousarray(sheet[..., 0]), np.ascontiguousarray(sheet[..., 1])
+        rgba = cv2.remap(layer.texture, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         rgba[..., :3] = expose(rgba[..., :3] * lamp + sheet[..., 2:] * np.sqrt(rgba[..., :3] + 0.02))
         rgba[..., 3] *= depth < FAR
         return box, rgba, depth

@@ -39,7 +39,7 @@ def draw_lights(rng: np.random.Generator) -> Lights:
     if rng.random() < 0.05:
         tint, cool = tint * rng.uniform(0.5, 1.2, 3), cool * rng.uniform(0.5, 1.2, 3)
     bias = rng.normal(0, 0.5)
-    return Lights(
+    lights = Lights(
         sky=ambient * cool * rng.uniform(1.0, 1.35),
         ground=ambient * cool * rng.uniform(0.45, 0.8) * np.array([1.05, 0.97, 0.9]),
         side=ambient * 0.4 * bias * tint,
@@ -51,6 +51,12 @@ def draw_lights(rng: np.random.Generator) -> Lights:
         shine=rng.uniform(0.01, 0.16),
         penumbra=rng.uniform(0.03, 0.12),
     )
+    one = np.ones(1)
+    seen = illuminate(lights, np.array([[0.0, 0.25, 0.97]]), one, one).mean()
+    exposure = rng.uniform(0.55, 1.05) / float(seen)
+    for name in ("sky", "ground", "side", "key", "fill"):
+        setattr(lights, name, getattr(lights, name) * exposure)
+    return lights
 
 
 def illuminate(lights: Lights, normals: np.ndarray, shade: np.ndarray, lit: np.ndarray, wrap: float = 0.15) -> np.ndarray:
@@ -64,15 +70,24 @@ def illuminate(lights: Lights, normals: np.ndarray, shade: np.ndarray, lit: np.n
     return (out + grazing[:, None]).astype(np.float32)
 
 
+def any_colour(rng: np.random.Generator, low: float = 0.04, high: float = 0.95) -> np.ndarray:
+    """A colour as rooms and clothes have it: mostly muted, sometimes strong. sRGB [3]."""
+    hue = rng.normal(0, 1, 3)
+    hue -= hue.mean()
+    hue /= np.abs(hue).max() + 1e-6
+    value = rng.uniform(low, high)
+    return np.clip(value + hue * min(value, 1.1 - value) * rng.beta(1.0, 2.2), low / 2, 0.98)
+
+
 def _boxes(rng: np.random.Generator, size: int) -> np.ndarray:
     """A wall, a floor line and some furniture-like rectangles."""
-    wall = rng.uniform(0.15, 0.95, 3)
+    wall = any_colour(rng, 0.15)
     out = np.empty((size, size, 3), np.float32)
     out[:] = wall
     for _ in range(int(rng.integers(2, 9))):
         x, y = rng.integers(-size // 4, size, 2)
         w, h = rng.integers(size // 12, size // 1.3, 2)
-        cv2.rectangle(out, (int(x), int(y)), (int(x + w), int(y + h)), (wall * rng.uniform(0.3, 1.5, 3)).tolist(), -1)
+        cv2.rectangle(out, (int(x), int(y)), (int(x + w), int(y + h)), (0.5 * wall + 0.5 * any_colour(rng)).tolist(), -1)
     return out * np.linspace(rng.uniform(0.7, 1.2), rng.uniform(0.6, 1.2), size, dtype=np.float32)[:, None, None]
 
 
@@ -89,7 +104,7 @@ def _shelf(rng: np.random.Generator, size: int) -> np.ndarray:
             w = rng.uniform(0.012, 0.045) * size
             h = rng.uniform(0.55, 0.85) * size / rows
             if rng.random() < 0.88:
-                colour = rng.uniform(0.05, 0.9, 3) * rng.uniform(0.4, 1)
+                colour = any_colour(rng)
                 cv2.rectangle(out, (int(x), int(bottom - h)), (int(x + w), bottom), colour.tolist(), -1)
             x += w
         cv2.rectangle(out, (0, bottom - max(2, size // 60)), (size, bottom), wood.tolist(), -1)
@@ -99,23 +114,22 @@ def _shelf(rng: np.random.Generator, size: int) -> np.ndarray:
 def _bokeh(rng: np.random.Generator, size: int) -> np.ndarray:
     """Out-of-focus lamps on a dark gradient."""
     out = np.empty((size, size, 3), np.float32)
-    out[:] = rng.uniform(0.02, 0.3, 3)
+    out[:] = any_colour(rng, 0.02, 0.3)
     for _ in range(int(rng.integers(10, 50))):
-        spot = np.zeros_like(out)
         centre = (int(rng.integers(0, size)), int(rng.integers(0, size)))
-        cv2.circle(out, centre, int(rng.uniform(0.01, 0.06) * size), (out[centre[1], centre[0]] + rng.uniform(0, 0.6, 3)).tolist(), -1, cv2.LINE_AA)
-        del spot
+        lamp = out[centre[1], centre[0]] + any_colour(rng, 0.05, 0.6)
+        cv2.circle(out, centre, int(rng.uniform(0.01, 0.06) * size), lamp.tolist(), -1, cv2.LINE_AA)
     return cv2.GaussianBlur(out, (0, 0), size / 128)
 
 
 def _noise(rng: np.random.Generator, size: int) -> np.ndarray:
     """Coloured clouds of several scales: foliage, sky, curtains."""
     out = np.empty((size, size, 3), np.float32)
-    out[:] = rng.uniform(0.1, 0.9, 3)
+    out[:] = any_colour(rng, 0.1)
     for cells in (2, 5, 12, 30):
-        stretch = rng.choice([0.3, 1, 3])
+        stretch = rng.choice([0.4, 1, 1, 2.5])
         shape = (max(2, int(cells * stretch)), max(2, int(cells / stretch)))
-        colour = rng.normal(0, 0.13, 3)
+        colour = rng.normal(0, 0.07, 3)
         out += smooth_noise(rng, (size, size), shape)[..., None] * (colour + rng.normal(0, 0.06))
     return out
 
@@ -124,7 +138,7 @@ def draw_background(rng: np.random.Generator, size: int) -> np.ndarray:
     """uint8 [size, size, 3]: plain, gradient, clouds, room, bookshelf or bokeh, more or less out of focus."""
     kind = rng.choice(6, p=[0.14, 0.16, 0.26, 0.2, 0.12, 0.12])
     if kind <= 1:
-        a, b = rng.uniform(0.05, 1, 3), rng.uniform(0.05, 1, 3)
+        a, b = any_colour(rng), any_colour(rng)
         if rng.random() < 0.5:
             a = np.full(3, a.mean()) + rng.normal(0, 0.03, 3)
         b = a if kind == 0 else a + (b - a) * rng.uniform(0.2, 1)

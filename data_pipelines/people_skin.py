@@ -22,8 +22,9 @@ from data_pipelines.people_canvas import (
 )
 
 # Skin from light to dark, sRGB.
-TONES = np.array([(252, 226, 205), (241, 203, 174), (228, 180, 146), (206, 151, 114), (170, 114, 78), (122, 78, 52),
-                  (88, 56, 40), (64, 42, 32)], np.float32) / 255
+TONES = np.array([
+    (240, 206, 184), (230, 190, 162), (218, 170, 138), (200, 146, 110), (168, 114, 80), (124, 80, 55), (92, 60, 43), (66, 44, 34),
+]).astype(np.float32) / 255  # fmt: skip
 HAIRS = np.array([(18, 14, 13), (38, 26, 20), (64, 42, 28), (96, 62, 36), (140, 98, 56), (196, 158, 104), (118, 52, 26),
                   (150, 146, 142), (214, 212, 208), (88, 84, 82)], np.float32) / 255
 HAIR_WEIGHTS = np.array([0.26, 0.2, 0.14, 0.1, 0.08, 0.07, 0.04, 0.05, 0.03, 0.03])
@@ -32,8 +33,14 @@ IRISES = np.array([(52, 30, 18), (78, 46, 24), (104, 68, 36), (112, 104, 56), (9
 
 
 def mix(image: np.ndarray, colour: np.ndarray, alpha: np.ndarray) -> None:
-    """Lay `colour` [3] or [h, w, 3] over image [h, w, 3] in place with alpha [h, w]."""
-    image += (colour - image) * alpha[..., None]
+    """Lay `colour` [3] or [h, w, 3] over image [h, w, 3] in place with alpha [h, w]; touches only where alpha shows."""
+    x, y, w, h = cv2.boundingRect((alpha > 0.002).astype(np.uint8))
+    if w == 0:
+        return
+    part = image[y : y + h, x : x + w]
+    colour = np.asarray(colour, np.float32)
+    over = colour[y : y + h, x : x + w] if colour.ndim == 3 else colour
+    part += (over - part) * alpha[y : y + h, x : x + w, None].astype(np.float32)
 
 
 def skin_tone(rng: np.random.Generator) -> tuple[np.ndarray, float]:
@@ -114,7 +121,7 @@ def paint_skin(rng: np.random.Generator, canvas: Canvas, look: dict) -> np.ndarr
     mix(face, tone * [0.82, 0.74, 0.76], canvas.lids * rng.uniform(0.0, 0.5 + 0.3 * age))
     blotch = smooth_noise(rng, (FACE, FACE), (14, 20))
     mix(face, tone * [0.9, 0.8, 0.72], np.clip(blotch - 0.9, 0, 1) * rng.uniform(0, 0.5))
-    if rng.random() < 0.25:  # freckles
+    if rng.random() < 0.14:  # freckles
         dots = cv2.GaussianBlur((rng.random((FACE, FACE)) < 0.012).astype(np.float32), (0, 0), 1.0) * 4
         place = np.clip(canvas.cheeks * 1.2 + canvas.nose + 0.2, 0, 1)
         mix(face, tone * [0.72, 0.58, 0.48], np.clip(dots * place, 0, 0.7))
@@ -165,7 +172,7 @@ def paint_skin(rng: np.random.Generator, canvas: Canvas, look: dict) -> np.ndarr
     return np.clip(face, 0.01, 1)
 
 
-def paint_eye(rng: np.random.Generator, canvas: Canvas) -> np.ndarray:
+def paint_eye(rng: np.random.Generator, canvas: Canvas, darkness: float) -> np.ndarray:
     """Front of an eyeball seen along its axis, [PATCH, PATCH, 3] sRGB."""
     big = PATCH
     y, x = (np.mgrid[:big, :big].astype(np.float32) + 0.5 - big / 2) / (big / 2)
@@ -179,7 +186,9 @@ def paint_eye(rng: np.random.Generator, canvas: Canvas) -> np.ndarray:
     veins = np.clip(smooth_noise(rng, (big, big), (20, 20)) - 0.8, 0, 1) * np.clip(r - iris - 0.1, 0, 1)
     mix(eye, np.array([0.8, 0.4, 0.38], np.float32), veins * rng.uniform(0.1, 0.5))
     mix(eye, white * [0.85, 0.72, 0.68], np.clip((np.abs(x) - 0.62) * 2, 0, 0.7))
-    colour = IRISES[rng.choice(len(IRISES), p=[0.26, 0.22, 0.14, 0.09, 0.08, 0.09, 0.07, 0.05])] * rng.uniform(0.8, 1.3)
+    weights = np.array([0.26, 0.22, 0.14, 0.09, 0.08, 0.09, 0.07, 0.05])
+    weights[3:] *= max(0.03, 1 - 1.8 * darkness)
+    colour = IRISES[rng.choice(len(IRISES), p=weights / weights.sum())] * rng.uniform(0.8, 1.25)
     rays = np.interp((angle + np.pi) / (2 * np.pi) * 64, np.arange(65), rng.standard_normal(65)).astype(np.float32)
     body = colour * (1 + 0.2 * rays[..., None] + 0.35 * np.clip(1 - r / iris, 0, 1)[..., None])
     soft = 0.05
@@ -197,7 +206,7 @@ def paint_person(rng: np.random.Generator, canvas: Canvas, look: dict) -> np.nda
     def place(at: tuple[int, int], image: np.ndarray) -> None:
         out[at[1] : at[1] + PATCH, at[0] : at[0] + PATCH] = image
 
-    place(EYE_AT, paint_eye(rng, canvas))
+    place(EYE_AT, paint_eye(rng, canvas, look["darkness"]))
     shade = rng.uniform(0.7, 0.95) * np.array([1.0, rng.uniform(0.93, 0.99), rng.uniform(0.8, 0.96)])
     teeth = np.empty((PATCH, PATCH, 3), np.float32)
     teeth[:] = shade

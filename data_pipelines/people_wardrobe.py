@@ -5,7 +5,8 @@ import numpy as np
 
 from data_pipelines.head import LEFT_EYE, RIGHT_EYE, SKIN, Head
 from data_pipelines.people_canvas import FACE, Canvas, smooth_noise
-from data_pipelines.people_layers import Cut, Layer, Scalp, grid_layer, grid_triangles, hair_grid, strand_texture
+from data_pipelines.people_layers import RINGS, TAIL, Cut, Layer, Scalp, grid_layer, grid_triangles, hair_grid, strand_texture
+from data_pipelines.people_scene import any_colour
 
 HAIR_KIND, CLOTHES_KIND, OTHERS_KIND = 1, 4, 5
 CLOTH = 384  # pixels of a clothes texture
@@ -19,10 +20,11 @@ def draw_cut(rng: np.random.Generator, style: str) -> tuple[Cut, dict]:
     """Random shape of a style -> (cut, texture settings)."""
     look = {"curly": rng.uniform(0, 0.25), "streak": rng.uniform(0.08, 0.3), "gloss": rng.uniform(0.1, 0.5), "thin": 0.0}
     u = rng.uniform
+    short_fringe = u(0.1, 0.2) * (u() < 0.4)
     if style == "buzz":
-        return Cut(0.03, 0.02, 0.025, rough=0.004, recede=u(0, 0.25)), look | {"gloss": 0.05, "thin": 0.25, "curly": 0.9}
+        return Cut(u(0.02, 0.05), 0.02, 0.03, rough=0.003, recede=u(0, 0.25)), look | {"gloss": 0.05, "thin": 0.2, "fuzz": True}
     if style in ("short", "cap"):
-        return Cut(u(0.07, 0.2), u(0.02, 0.09), u(0.05, 0.12), fringe=u(0, 0.12), fringe_side=u(-0.5, 0.5), rough=u(0.01, 0.04),
+        return Cut(u(0.07, 0.2), u(0.02, 0.09), u(0.05, 0.12), fringe=short_fringe, fringe_side=u(-0.5, 0.5), rough=u(0.01, 0.04),
                    cells=(int(rng.integers(3, 9)), int(rng.integers(8, 30))), recede=u(0, 0.2), lift=u(0, 0.12)), look
     if style == "side":
         return Cut(u(0.12, 0.24), u(0.03, 0.1), u(0.06, 0.14), rough=u(0.01, 0.035), recede=u(0, 0.15), lift=u(0.05, 0.22)), look
@@ -30,16 +32,16 @@ def draw_cut(rng: np.random.Generator, style: str) -> tuple[Cut, dict]:
         return Cut(u(0.1, 0.2), u(0.12, 0.2), u(0.12, 0.2), fringe=u(0.2, 0.42), fringe_side=u(-0.2, 0.2), hang_side=u(0.3, 1.2), hang_back=u(0.3, 1.4),
                    hang_from=u(0.95, 1.2), rough=0.02, flare=u(0.0, 0.15)), look
     if style == "medium":
-        return Cut(u(0.1, 0.22), u(0.1, 0.2), u(0.12, 0.24), fringe=u(0, 0.2) * (u() < 0.5), fringe_side=u(-0.5, 0.5), hang_side=u(0.25, 0.95),
+        return Cut(u(0.1, 0.22), u(0.1, 0.2), u(0.12, 0.24), fringe=short_fringe, fringe_side=u(-0.5, 0.5), hang_side=u(0.25, 0.95),
                    hang_back=u(0.2, 1.0), hang_from=u(0.85, 1.2), rough=u(0.01, 0.05), flare=u(-0.05, 0.25)), look
     if style == "long":
-        return Cut(u(0.08, 0.2), u(0.08, 0.18), u(0.1, 0.2), fringe=u(0, 0.25) * (u() < 0.3), fringe_side=u(-0.5, 0.5), hang_side=u(1.0, 2.2),
+        return Cut(u(0.08, 0.2), u(0.08, 0.18), u(0.1, 0.2), fringe=short_fringe, fringe_side=u(-0.5, 0.5), hang_side=u(1.0, 2.2),
                    hang_back=u(1.2, 2.2), hang_from=u(0.8, 1.25), rough=u(0.02, 0.06), cells=(int(rng.integers(3, 8)), int(rng.integers(10, 30))),
                    flare=u(-0.05, 0.12)), look
     if style == "tied":
-        return Cut(u(0.05, 0.1), u(0.03, 0.07), u(0.05, 0.09), rough=0.008, fringe=u(0, 0.2) * (u() < 0.3), fringe_side=u(-0.4, 0.4)), look
+        return Cut(u(0.05, 0.1), u(0.03, 0.07), u(0.05, 0.09), rough=0.008, fringe=short_fringe, fringe_side=u(-0.4, 0.4)), look
     if style == "curly":
-        return Cut(u(0.15, 0.35), u(0.1, 0.28), u(0.15, 0.35), fringe=u(0, 0.2), fringe_side=u(-0.3, 0.3), hang_side=u(0, 1.2) * (u() < 0.6), hang_back=u(0.2, 1.2),
+        return Cut(u(0.15, 0.35), u(0.1, 0.28), u(0.15, 0.35), fringe=short_fringe, fringe_side=u(-0.3, 0.3), hang_side=u(0, 1.2) * (u() < 0.6), hang_back=u(0.2, 1.2),
                    hang_from=u(0.95, 1.3), rough=u(0.05, 0.1), cells=(int(rng.integers(12, 22)), int(rng.integers(30, 48))),
                    flare=u(0.05, 0.3)), look | {"curly": u(0.6, 1), "streak": u(0.2, 0.45), "gloss": u(0.05, 0.2)}
     if style == "afro":
@@ -53,6 +55,7 @@ def hair_layers(rng: np.random.Generator, scalp: Scalp, neutral: np.ndarray, sty
     if style == "bald":
         return []
     cut, look = draw_cut(rng, style)
+    cut.line = float(np.clip(rng.normal(0.03, 0.06), -0.06, 0.18))
     outer = hair_grid(rng, scalp, neutral, cut)
     base = scalp.follow(scalp_base(scalp).reshape(-1, 3), neutral).reshape(outer.shape)
     rows = outer.shape[0]
@@ -65,16 +68,16 @@ def hair_layers(rng: np.random.Generator, scalp: Scalp, neutral: np.ndarray, sty
     hangs = max(cut.hang_side, cut.hang_back, cut.fringe * 2) > 0.1
     for k, share in enumerate(shares):
         grid = outer.copy()
-        grid[:28] = base[:28] + (outer[:28] - base[:28]) * share
-        centre = np.array([0, 0, -0.6])
+        grid[:RINGS] = base[:RINGS] + (outer[:RINGS] - base[:RINGS]) * share
+        centre = np.array([0, 0, -0.88])
         pull = (1 - share) * 0.25
-        grid[28:, :, 0] += (centre[0] - grid[28:, :, 0]) * pull
-        grid[28:, :, 2] += (centre[2] - grid[28:, :, 2]) * pull
-        ends = 1.02 - np.abs(smooth_noise(rng, (2, 384), (2, 60))[0]) * (0.05 + 0.03 * k) - (0.0 if hangs else 0.355)
+        grid[RINGS:, :, 0] += (centre[0] - grid[RINGS:, :, 0]) * pull
+        grid[RINGS:, :, 2] += (centre[2] - grid[RINGS:, :, 2]) * pull
+        ends = 1.04 - np.abs(smooth_noise(rng, (2, 384), (2, 90))[0]) * (0.05 + 0.03 * k) - (0.0 if hangs else 0.36)
         thin = look["thin"] + 0.12 + (0.0, 0.16, 0.3)[k] if style != "bald" else 0
         thin = 0.0 if k == 0 and style != "buzz" else thin
         dark = (0.72, 0.88, 1.0)[k]
-        texture = strand_texture(rng, np.clip(colour * dark, 0, 1), look["streak"], look["curly"], thin, ends, tips)
+        texture = strand_texture(rng, np.clip(colour * dark, 0, 1), look["streak"], look["curly"], thin, ends, tips, look.get("fuzz", False))
         layer = grid_layer(grid, texture, HAIR_KIND, look["gloss"] * (0.4 + 0.3 * k))
         depth = np.linalg.norm(outer - base, axis=-1)
         shade = np.clip(0.5 + 0.5 * down / 0.4, 0.5, 1)[:, None] * np.clip(0.6 + depth * 2, 0.6, 1)
@@ -83,7 +86,7 @@ def hair_layers(rng: np.random.Generator, scalp: Scalp, neutral: np.ndarray, sty
         layer.extra["casts"] = k == 0
         layers.append(layer)
     if style == "tied":
-        at = scalp.follow(np.array([[rng.normal(0, 0.05), rng.choice([0.35, 0.75, 1.15]), -1.35]]), neutral)[0]
+        at = scalp.follow(np.array([[rng.normal(0, 0.05), rng.choice([0.35, 0.75, 1.15]), -1.63]]), neutral)[0]
         if at[1] > 1.0:
             at[2] += 0.5
         layers.append(ball_layer(rng, at, rng.uniform(0.22, 0.4), colour, look))
@@ -95,10 +98,10 @@ def hair_layers(rng: np.random.Generator, scalp: Scalp, neutral: np.ndarray, sty
 def scalp_base(scalp: Scalp) -> np.ndarray:
     """The mean's skull under the hair grid [rows, columns, 3] (kept by the scalp)."""
     if not hasattr(scalp, "base"):
-        t = np.linspace(0, 1, 28)[:, None]
+        t = np.linspace(0, 1, RINGS)[:, None]
         top = np.pi / 2 * 0.995
         elevation = top + (scalp.hairline - top) * t
-        elevation = np.concatenate([elevation, np.repeat(scalp.hairline[None], 16, 0)])
+        elevation = np.concatenate([elevation, np.repeat(scalp.hairline[None], TAIL, 0)])
         scalp.base = scalp.points(np.broadcast_to(scalp.azimuth, elevation.shape), elevation)
     return scalp.base
 
@@ -141,7 +144,7 @@ def beard_layers(rng: np.random.Generator, head: Head, canvas: Canvas, colour: n
         shape *= np.clip(1.5 - np.abs(xx - mouth[0]) / (0.5 * width), 0, 1)
     elif kind == "moustache":
         shape *= np.clip((mouth[1] + 6 - yy) / 6, 0, 1) * np.clip(2.0 - np.abs(xx - mouth[0]) / (0.45 * width), 0, 1)
-    inside = head.arrays["mask_inside_mouth"].astype(np.float32) if "mask_inside_mouth" in head.arrays else np.zeros(len(head.mean))
+    inside = head.arrays["mask_inside_mouth"].astype(np.float32)
     weight = np.where((head.part == SKIN) & (inside < 0.3) & ~canvas.ears, shape[rows, columns], 0)
     lips = canvas.lips[rows, columns]
     weight = weight * np.clip(1 - 2 * lips, 0, 1)
@@ -152,8 +155,8 @@ def beard_layers(rng: np.random.Generator, head: Head, canvas: Canvas, colour: n
     out = []
     for k, share in enumerate((0.4, 1.0)):
         fine = smooth_noise(rng, (FACE, FACE), (110, 260))
-        alpha = np.clip((shape - 0.25) * 4, 0, 1) * np.clip(0.75 - 0.35 * k + 0.5 * fine, 0, 1)
-        rgb = np.clip(colour * (0.75 + 0.25 * k) * (1 + 0.25 * fine[..., None]), 0.01, 1) ** 2
+        alpha = np.clip((shape - 0.12) * 1.7 * (1 + 0.5 * fine) - 0.1 * k, 0, 1) * np.clip(0.95 - 0.3 * k + 0.3 * fine, 0, 1)
+        rgb = np.clip(colour * (0.7 + 0.25 * k) * (1 + 0.14 * fine[..., None]), 0.01, 1) ** 2
         texture = np.concatenate([rgb, alpha[..., None]], 2).astype(np.float32)
         layer = Layer(head.mean[index], inverse.reshape(-1, 3).astype(np.int32), canvas.uv[index], texture, HAIR_KIND,
                       canvas.static[index], bind=index, shade=np.maximum(shade[index], 0.35))
@@ -164,8 +167,7 @@ def beard_layers(rng: np.random.Generator, head: Head, canvas: Canvas, colour: n
 
 def cloth_pattern(rng: np.random.Generator) -> np.ndarray:
     """Colour of a cloth [CLOTH, CLOTH, 3] sRGB: plain, striped, checked, mottled."""
-    colour = rng.uniform(0.03, 0.95, 3) if rng.random() < 0.55 else np.full(3, rng.uniform(0.03, 0.95)) + rng.normal(0, 0.03, 3)
-    second = np.clip(colour * rng.uniform(0.3, 1.6, 3), 0.02, 0.97)
+    colour, second = any_colour(rng), any_colour(rng)
     yy, xx = np.mgrid[:CLOTH, :CLOTH].astype(np.float32)
     out = np.empty((CLOTH, CLOTH, 3), np.float32)
     out[:] = colour
@@ -236,7 +238,7 @@ def clothes_layers(rng: np.random.Generator, head: Head, canvas: Canvas, neutral
 
 
 def _outward(points: np.ndarray) -> np.ndarray:
-    away = points - np.array([0, 0, -0.6])
+    away = points - np.array([0, 0, -0.88])
     away[:, 1] = 0.5
     return away / np.linalg.norm(away, axis=1, keepdims=True)
 
@@ -303,7 +305,7 @@ def glasses_layers(rng: np.random.Generator, head: Head, neutral: np.ndarray) ->
         rims.append(rim)
         parts.append(tube(rim, thick, True))
         outer = rim[np.argmax(rim[:, 0] * sign)]
-        ear = np.array([sign * np.abs(neutral[head.part == SKIN & (neutral[:, 1] > -0.2)][:, 0]).max() * 0 + sign * 0.74, centre[1] + 0.02, -0.62])
+        ear = np.array([sign * 0.74, centre[1] + 0.02, -0.9])
         parts.append(tube(np.linspace(outer + [0, 0.05, 0], ear, 10), thick, False))
     inner = [r[np.argmin(np.abs(r[:, 0]))] for r in rims]
     t = np.linspace(0, 1, 8)[:, None]
@@ -333,9 +335,9 @@ def glasses_layers(rng: np.random.Generator, head: Head, neutral: np.ndarray) ->
 
 def cap_layers(rng: np.random.Generator, scalp: Scalp, neutral: np.ndarray) -> list[Layer]:
     """A knitted cap, or a cap with a peak."""
-    colour = rng.uniform(0.05, 0.9, 3)
-    base = scalp.follow(scalp_base(scalp).reshape(-1, 3), neutral).reshape(44, -1, 3)[:26]
-    away = base - np.array([0, 0.3, -0.55])
+    colour = any_colour(rng)
+    base = scalp.follow(scalp_base(scalp).reshape(-1, 3), neutral).reshape(RINGS + TAIL, -1, 3)[: RINGS - 1]
+    away = base - np.array([0, 0.3, -0.83])
     away /= np.linalg.norm(away, axis=-1, keepdims=True)
     grid = base + away * rng.uniform(0.1, 0.2)
     grid[-1] = base[-1] + away[-1] * 0.05
@@ -372,7 +374,7 @@ def scarf_layers(rng: np.random.Generator, scalp: Scalp, neutral: np.ndarray) ->
     hood.extra |= {"casts": True, "thin": True}
     a = np.linspace(-np.pi / 1.6, np.pi / 1.6, 40)
     rows = [(0.52, -0.78), (0.6, -0.95), (0.72, -1.3), (0.95, -1.9), (1.2, -2.4)]
-    wrap = np.stack([np.stack([r * np.sin(a), h + 0.25 * (1 - np.cos(a)), -0.5 + (r + 0.02) * np.cos(a)], -1) for r, h in rows])
+    wrap = np.stack([np.stack([r * np.sin(a), h + 0.25 * (1 - np.cos(a)), -0.78 + (r + 0.02) * np.cos(a)], -1) for r, h in rows])
     wrap += 0.02 * smooth_noise(rng, (len(rows), 40), (4, 8))[..., None]
     points = wrap.reshape(-1, 3).astype(np.float32)
     v, u = np.mgrid[: len(rows), :40].astype(np.float32)
