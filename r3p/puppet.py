@@ -15,9 +15,10 @@ import numpy as np
 from scipy import ndimage
 from scipy.sparse.csgraph import dijkstra
 
-from data_pipelines.head import DISTANCE, FOCAL, Head, camera, draw_pncc, project, rotation, vertex_normals
+from data_pipelines.head import Head, draw_pncc, project, vertex_normals
+from r3p.camera import CAMERA_DISTANCE, FOCAL, from_pose, rotation
 from r3p.errors import InputError
-from r3p.matting import BODY_SKIN, FACE_OVAL, HEAD, Layers
+from r3p.matting import BODY_SKIN, FACE_OVAL, HAIR, HEAD, Layers
 from r3p.puppet_relief import Relief, build_relief
 from r3p.puppet_sample import PIVOT, STILL, draw_expression, draw_pose
 from r3p.puppet_shape import EYES, OUTER_LIPS, Fitted, Shape, polygon
@@ -38,6 +39,7 @@ from r3p.puppet_texture import (
 NEAR, FAR = 2.0, 40.0
 _WRAP = np.radians((118.0, 78.0))  # half the angles that the unwrapped face covers: around, up and down
 _RELIEF = 2.0  # tag of relief texels over the skin's alpha in the third channel
+_FACING = 0.35  # cosine to the viewer at which the mesh of cheeks and temples gives way to the relief
 _CHIN_FADE = (0.10, 0.42)  # head units below the jaw over which the head's layer ends
 
 
@@ -57,7 +59,7 @@ def draw(posed: np.ndarray, surface: Surface, colour: np.ndarray, depth: np.ndar
     settings.setShadingType(cv2.RASTERIZE_SHADING_SHADED)
     settings.setCullingMode(cv2.RASTERIZE_CULLING_CW if cull else cv2.RASTERIZE_CULLING_NONE)
     world = np.eye(4, dtype=np.float32)
-    world[2, 3] = -DISTANCE
+    world[2, 3] = -CAMERA_DISTANCE
     cv2.triangleRasterize(np.ascontiguousarray(posed, np.float32), surface.triangles, surface.attributes, colour, depth,
                           world, 2 * math.atan(0.5 / FOCAL), NEAR, FAR, settings)
 
@@ -111,14 +113,22 @@ class Puppet:
         inside = np.array([cv2.pointPolygonTest(contour, (float(x), float(y)), True) for x, y in mean[:, :2] * 1000])
         ears = head.arrays["mask_ears"].astype(np.float32) > 0.2
         front = mean[:, 2] > marks[[234, 454], 2].min() - 0.05
-        face = shown & (inside > -15) & front & ~ears
-        away = dijkstra(self.shape.graph, indices=np.flatnonzero(face), min_only=True, limit=1.0)
+        # At temples and cheeks the relief takes over while the mesh still faces the viewer, about the jaw it does not.
+        facing = vertex_normals(mean, self.shape.skin_triangles)[:, 2] > _FACING
+        jaw = mean[:, 1] < marks[[61, 291], 1].mean()
+        face = shown & (inside > -15) & (mean[:, 2] > marks[[234, 454], 2].min() - 0.05) & ~ears & (facing | jaw | (inside > 150))
         below = mean[:, 1] < marks[[132, 361], 1].mean()
+        # Behind the face's outline: soon seen when the head turns.
+        side = shown & ~ears & (mean[:, 1] < marks[[33, 263], 1].mean()) & (mean[:, 1] > marks[[58, 288], 1].mean() - 0.05) & ~face
+        away = dijkstra(self.shape.graph, indices=np.flatnonzero(face | side), min_only=True, limit=1.0)
         low, high = _CHIN_FADE
         fade = np.clip((high - away) / (high - low), 0, 1)
-        self.chin = np.where(face, 1.0, np.where(below & shown & ~ears, fade * fade * (3 - 2 * fade), 0)).astype(np.float32)
+        fade = np.where(below & shown & ~ears, fade * fade * (3 - 2 * fade), 0)
+        self.chin = np.where(face | side, 1.0, fade).astype(np.float32)
         self.face = face
-        self.face_triangles = triangles[(self.chin[triangles] > 0).any(1) & (face | below)[triangles].all(1)]
+        self.face_triangles = triangles[(self.chin[triangles] > 0).any(1) & (face | side | below)[triangles].all(1)]
+        lateral = (side & ~face)[self.face_triangles].any(1)
+        self.side_triangles, self.face_triangles = self.face_triangles[lateral], self.face_triangles[~lateral]
         cavity = self.head.arrays["mask_inside_mouth"].astype(np.float32) > 0.5
         own = np.zeros(len(head.triangles), bool)
         own[head.arrays["pncc_triangles"]] = True
@@ -132,13 +142,12 @@ class Puppet:
         pixels = project(posed) * side
         depth = np.full((side, side), FAR, np.float32)
         colour = np.zeros((side, side, 3), np.float32)
-        solid = self.face_triangles[(self.chin[self.face_triangles] > 0.5).all(1)]
+        solid = self.face_triangles[(self.chin > 0.5)[self.face_triangles].all(1)]
         attributes = np.zeros((self._vertices, 3), np.float32)
         draw(posed, Surface(np.ascontiguousarray(solid), attributes), colour, depth, cull=True)
         face_depth = np.where(depth < FAR - 1e-3, depth, np.inf)
         face_depth = self._close_openings(face_depth, pixels)
-        mask = np.isin(self.layers.segmap, HEAD) & (self.layers.alpha > 0.5)
-        self.relief: Relief = build_relief(shape, mask, face_depth, self.face, self.centre)
+        self.relief: Relief = build_relief(shape, self._relief_mask(), face_depth, self.face, self.centre)
 
         sheet = skin_sheet(self.image, self.layers, self.landmarks)
         self.lids = [((slice(SCALE * r.start, SCALE * r.stop), slice(SCALE * c.start, SCALE * c.stop)),
@@ -149,10 +158,19 @@ class Puppet:
         self.sheet[:width, :width] = enlarge(sheet)
         clear = self._seen(posed, pixels)
         wrapped = self._wrap(shape.source)
-        self.sheet[:ATLAS, width:, :3] = self._unwrapped(wrapped, pixels, clear, sheet)
+        self.sheet[:ATLAS, width:, :3] = self._unwrapped(wrapped, pixels, clear * self._bare(pixels), sheet)
         self.sheet[:ATLAS, width:, 3] = 255
         self._make_surfaces(pixels, wrapped, clear)
         self._make_inner(pixels)
+
+    def _relief_mask(self) -> np.ndarray:
+        """[s, s] bool: the head, but for what of its skin lies about the jaw: there the mesh's own outline holds."""
+        chin, brow = self.landmarks[152, :2], self.landmarks[10, :2]
+        y, x = np.mgrid[: self.side, : self.side] + 0.5
+        up = (x - chin[0]) * (brow - chin)[0] + (y - chin[1]) * (brow - chin)[1]
+        mouth = (self.landmarks[[61, 291], :2].mean(0) - chin) @ (brow - chin)
+        head = np.isin(self.layers.segmap, HEAD) & (self.layers.alpha > 0.5)
+        return head & ((self.layers.segmap == HAIR) | (up > mouth))
 
     def _close_openings(self, depth: np.ndarray, pixels: np.ndarray) -> np.ndarray:
         """The face's depth [s, s] with eyes and mouth filled in: the relief belongs outside of the face only."""
@@ -166,21 +184,29 @@ class Puppet:
         """[v] 0..1: how well the photograph shows each vertex of the face."""
         side = self.side
         depth = np.full((side, side), FAR, np.float32)
-        surface = Surface(np.ascontiguousarray(self.face_triangles), np.zeros((self._vertices, 3), np.float32))
+        triangles = np.concatenate([self.face_triangles, self.side_triangles])
+        surface = Surface(np.ascontiguousarray(triangles), np.zeros((self._vertices, 3), np.float32))
         draw(posed, surface, np.zeros((side, side, 3), np.float32), depth, cull=True)
         depth = cv2.dilate(depth, np.ones((3, 3)))
         normal = vertex_normals(shape_source := posed.astype(np.float32), self.shape.skin_triangles)
-        toward = np.array([0, 0, DISTANCE]) - shape_source
+        toward = np.array([0, 0, CAMERA_DISTANCE]) - shape_source
         facing = (normal * toward).sum(1) / np.linalg.norm(toward, axis=1)
         ix, iy = (np.clip(pixels[:, k].astype(int), 0, side - 1) for k in (0, 1))
         inside = ((pixels > 0) & (pixels < side)).all(1)
-        front = DISTANCE - posed[:, 2] < depth[iy, ix] + 0.05
+        front = CAMERA_DISTANCE - posed[:, 2] < depth[iy, ix] + 0.05
         person = np.isin(self.layers.segmap, (*HEAD, BODY_SKIN)) & (self.layers.alpha > 0.5)
         return np.clip((facing - 0.12) / 0.23, 0, 1) * (front & inside & person[iy, ix])
 
+    def _bare(self, pixels: np.ndarray) -> np.ndarray:
+        """[v] False where the photograph shows hair over cheeks and jaw: that is not to be mirrored."""
+        ix, iy = (np.clip(pixels[:, k].astype(int), 0, self.side - 1) for k in (0, 1))
+        low = self.head.mean[:, 1] < self.head.landmarks(self.head.mean)[[70, 300], 1].mean()
+        hair = cv2.dilate((self.layers.segmap == HAIR).astype(np.uint8), np.ones((5, 5))) > 0
+        return ~(hair[iy, ix] & low)
+
     def _wrap(self, vertices: np.ndarray) -> np.ndarray:
         """Head-frame points [v, 3] -> places [v, 3] in the unwrapped face: x, y texels, distance from the middle."""
-        p = vertices - np.array([0.0, -0.25, self.centre[2] + 0.35])
+        p = vertices - np.array([0.0, -0.25, self.centre[2] - 0.25])
         around = np.arctan2(p[:, 0], p[:, 2]) / _WRAP[0]
         up = np.arctan2(p[:, 1], np.hypot(p[:, 0], p[:, 2])) / _WRAP[1]
         flat = np.clip(np.stack([0.5 + 0.5 * around, 0.5 - 0.5 * up], 1), 0.004, 0.996) * ATLAS
@@ -190,12 +216,13 @@ class Puppet:
         depth = np.full((ATLAS, ATLAS), FAR, np.float32)
         colour = np.zeros((ATLAS, ATLAS, 3), np.float32)
         z = 12 - wrapped[:, 2]  # the outermost surface wins
-        flat = np.stack([(wrapped[:, 0] / ATLAS - 0.5) * z / FOCAL, (0.5 - wrapped[:, 1] / ATLAS) * z / FOCAL, DISTANCE - z], 1)
+        flat = np.stack([(wrapped[:, 0] / ATLAS - 0.5) * z / FOCAL, (0.5 - wrapped[:, 1] / ATLAS) * z / FOCAL, CAMERA_DISTANCE - z], 1)
         attributes = np.concatenate([pixels, clear[:, None]], 1).astype(np.float32)
-        draw(flat, Surface(np.ascontiguousarray(self.face_triangles), attributes), colour, depth, cull=False)
+        triangles = np.concatenate([self.face_triangles, self.side_triangles])
+        draw(flat, Surface(np.ascontiguousarray(triangles), attributes), colour, depth, cull=False)
         hit = depth < FAR - 1e-3
         y = np.linspace(-1, 1, ATLAS)[:, None] * _WRAP[1]
-        shade = np.broadcast_to(1 - 0.3 * np.clip((np.degrees(y) - 35) / 25, 0, 1), (ATLAS, ATLAS))
+        shade = np.broadcast_to(1 - 0.15 * np.clip((np.degrees(y) - 35) / 30, 0, 1), (ATLAS, ATLAS))
         return unwrap(sample(np.ascontiguousarray(sheet[..., :3]), colour), colour[..., 2] * hit, shade.astype(np.float32))
 
     def _make_surfaces(self, pixels: np.ndarray, wrapped: np.ndarray, clear: np.ndarray) -> None:
@@ -208,11 +235,15 @@ class Puppet:
             folds[arrays[f"loop_{name}"].astype(int)] = True
         other_side = clear[arrays["mirror"].astype(int)]
         good = (clear > 0.3) | ((clear > 0.02) & (clear > 0.5 * other_side)) | folds
-        in_photo = good[self.face_triangles].all(1)
-        triangles = np.where(in_photo[:, None], self.face_triangles, self.face_triangles + self._vertices)
+
+        def dress(triangles: np.ndarray) -> np.ndarray:
+            out = np.where(good[triangles].all(1)[:, None], triangles, triangles + self._vertices)
+            return np.ascontiguousarray(out, np.int32)
+
         direct = np.concatenate([np.clip(pixels, 1, self.side - 1) * SCALE, self.chin[:, None]], 1)
         other = np.concatenate([wrapped[:, :2] + [width, 0], self.chin[:, None]], 1)
-        self.skin = Surface(np.ascontiguousarray(triangles, np.int32), np.concatenate([direct, other]).astype(np.float32))
+        both = np.concatenate([direct, other]).astype(np.float32)
+        self.skin, self.side_skin = Surface(dress(self.face_triangles), both), Surface(dress(self.side_triangles), both)
         flat = np.clip(self.relief.pixels, 1, self.side - 1) * SCALE
         front = np.concatenate([flat, np.full((len(flat), 1), _RELIEF + 1)], 1).astype(np.float32)
         self.front = Surface(self.relief.triangles, front)
@@ -281,10 +312,10 @@ class Puppet:
         loop = self.shape.pose(self.shape.source[self.head.arrays["loop_inner_lips"].astype(int)])
         at = project(loop)[:, 0] * self.side
         order = np.argsort(at)
-        fit = np.polynomial.Polynomial.fit(at[order], (DISTANCE - loop[:, 2])[order], 4)
+        fit = np.polynomial.Polynomial.fit(at[order], (CAMERA_DISTANCE - loop[:, 2])[order], 4)
         depth = fit(np.clip(grid[:, 0], at.min(), at.max())) + 0.04
         u, v = (grid / self.side).T
-        posed = np.stack([(u - 0.5) * depth / FOCAL, (0.5 - v) * depth / FOCAL, DISTANCE - depth], 1)
+        posed = np.stack([(u - 0.5) * depth / FOCAL, (0.5 - v) * depth / FOCAL, CAMERA_DISTANCE - depth], 1)
         self.patch_vertices = self.shape.unpose(posed).astype(np.float32)
         number = np.arange(nx * ny).reshape(ny, nx)
         quads = np.stack([number[:-1, :-1], number[1:, :-1], number[1:, 1:], number[:-1, 1:]], -1).reshape(-1, 4)
@@ -310,9 +341,11 @@ class Puppet:
 
         at, depth = buffers()
         draw(pose(back), self.back, at, depth, cull=False)
+        draw(np.concatenate([posed, posed]), self.side_skin, at, depth, cull=True)
         out = sample(self.sheet, at).astype(np.float32)
-        out[..., 3] *= depth < FAR - 1e-3
-        out[..., :3] *= out[..., 3:] * np.float32(0.9 / 255)
+        relief = at[..., 2] > 1.5
+        out[..., 3] = np.where(relief, out[..., 3], 255 * at[..., 2]) * (depth < FAR - 1e-3)
+        out[..., :3] *= out[..., 3:] * np.where(relief, np.float32(0.9 / 255), np.float32(1 / 255))[..., None]
 
         at, depth = buffers()
         draw(posed, self.inside, at, depth, cull=False)
@@ -328,8 +361,11 @@ class Puppet:
         draw(pose(front), self.front, at, depth, cull=True)
         worn = sample(sheet, at)
         tag = at[..., 2]
+        hit = depth < FAR - 1e-3
+        skin_hit = hit & (tag < 1.5)
+        out[skin_hit] = 0  # what shines through the fading chin is the neck, not the mouth behind it
         own = np.where(tag > 1.5, worn[..., 3] * np.float32(1 / 255), np.minimum(tag, 1))
-        self._over(out, worn, own * (depth < FAR - 1e-3))
+        self._over(out, worn, own * hit)
         return out
 
     @staticmethod
@@ -357,11 +393,26 @@ class Puppet:
         """Torso [size, size, 4] float32 premultiplied: moved in the plane by what the head does to the neck."""
         if size not in self._torso:
             whole = np.dstack([self.layers.torso, np.round(self.layers.torso_alpha * 255).astype(np.uint8)])
+            whole = np.round(whole * self._torso_keep()[..., None]).astype(np.uint8)
             self._torso[size] = cv2.resize(whole, (size, size), interpolation=cv2.INTER_AREA)
         flow = self.torso_flow(euler, trans, size)
         y, x = np.mgrid[:size, :size].astype(np.float32)
         return cv2.remap(self._torso[size], x - flow[..., 0], y - flow[..., 1], cv2.INTER_LINEAR,
                          borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+
+    def _torso_keep(self) -> np.ndarray:
+        """[s, s] 0..1: takes from the torso's extension what is neither neck nor close to the torso: a head that turns
+        away would leave it standing beside the jaw."""
+        torso = np.isin(self.layers.segmap, (2, 4))
+        chin, brow = self.landmarks[152, :2], self.landmarks[10, :2]
+        axis = (brow - chin) / np.linalg.norm(brow - chin)
+        height = float(np.linalg.norm(brow - chin))
+        y, x = np.mgrid[: self.side, : self.side] + 0.5
+        aside = np.abs(-(x - chin[0]) * axis[1] + (y - chin[1]) * axis[0])
+        jaw = 0.5 * float(np.linalg.norm(self.landmarks[172, :2] - self.landmarks[397, :2]))
+        near = np.clip(1.5 - ndimage.distance_transform_edt(~torso) / (0.02 * height), 0, 1)
+        neck = np.clip((0.92 * jaw - aside) / (0.08 * jaw), 0, 1)
+        return np.maximum(near, neck).astype(np.float32)
 
     def torso_flow(self, euler: np.ndarray, trans: np.ndarray, size: int) -> np.ndarray:
         """[size, size, 2] pixels: where the torso's parts move, all of the skull's way at the jaw, nothing at the shoulders."""
@@ -370,9 +421,9 @@ class Puppet:
         height = float(np.linalg.norm(chin - brow))
         grid = 33
         u = np.stack(np.meshgrid(np.linspace(0, 1, grid), np.linspace(0, 1, grid)), -1).reshape(-1, 2)
-        depth = np.full(len(u), DISTANCE - self.shape.pose(PIVOT[None] + [0, 0, 0.3])[0, 2])
+        depth = np.full(len(u), CAMERA_DISTANCE - self.shape.pose(PIVOT[None] + [0, 0, 0.3])[0, 2])
         x, y = (u[:, 0] - 0.5) * depth / FOCAL, (0.5 - u[:, 1]) * depth / FOCAL
-        points = self.shape.unpose(np.stack([x, y, DISTANCE - depth], 1))
+        points = self.shape.unpose(np.stack([x, y, CAMERA_DISTANCE - depth], 1))
         moved = project(points @ rotation(np.asarray(euler, np.float64)).T + np.asarray(trans, np.float64)) - u
         down = np.clip((u[:, 1] - chin[1] + 0.12 * height) / (0.75 * height), 0, 1)
         aside = np.clip((np.abs(u[:, 0] - chin[0]) / height - 0.35) / 0.7, 0, 1)
@@ -438,7 +489,7 @@ class Puppet:
                 "target_mask": drawn["mask"]}
         plain = self.head.vertices(fit.identity, expression)
         posed = plain @ rotation(euler).T + trans
-        out["target_camera"] = camera(euler, trans)
+        out["target_camera"] = from_pose(euler, trans).astype(np.float32)
         out["target_keypoints"] = self._keypoints(posed)
         out["pncc_target"] = draw_pncc(self.head, plain, self.pncc_size)
         out["target_expression"] = expression
@@ -459,7 +510,7 @@ class Puppet:
                 "source_segmap": cv2.resize(self.layers.segmap, size, interpolation=cv2.INTER_NEAREST),
                 "torso": cv2.resize(self.layers.torso, size, interpolation=cv2.INTER_AREA),
                 "background": cv2.resize(self.layers.background, size, interpolation=cv2.INTER_AREA),
-                "source_camera": camera(euler, trans),
+                "source_camera": from_pose(euler, trans).astype(np.float32),
                 "source_keypoints": self._keypoints(plain @ rotation(euler).T + trans),
                 "pncc_canonical": draw_pncc(self.head, neutral, self.pncc_size),
                 "pncc_source": draw_pncc(self.head, plain, self.pncc_size),

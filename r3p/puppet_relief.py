@@ -14,7 +14,7 @@ from scipy import ndimage, sparse
 from scipy.sparse.linalg import spsolve
 from scipy.spatial import cKDTree
 
-from data_pipelines.head import DISTANCE, FOCAL
+from r3p.camera import CAMERA_DISTANCE, FOCAL
 from r3p.puppet_shape import Shape, unproject
 
 _CELLS = 110  # grid cells across the head's mask
@@ -93,7 +93,7 @@ def build_relief(shape: Shape, mask: np.ndarray, depth: np.ndarray, face: np.nda
     # Seen from inside the mesh's outline, where its depth is still moderate, the membrane starts.
     deep = ndimage.distance_transform_edt(on_face)
     free = mask[iy, ix] & ~on_face & inside_image
-    middle = DISTANCE - shape.pose(centre[None])[0, 2]
+    middle = CAMERA_DISTANCE - shape.pose(centre[None])[0, 2]
     away, nearest = ndimage.distance_transform_edt(~on_face, return_indices=True)
     face_depth = np.where(seen, depth, 0)[iy, ix][tuple(nearest)]
     # The outline lies in the plane of the skull's middle, but no strip beside the face falls off steeper than _FALL.

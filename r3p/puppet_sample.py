@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data_pipelines.head import rotation
+from r3p.camera import rotation
 
 PIVOT = np.array([0.0, -1.25, -0.75])  # head frame: where the skull turns on the neck
 LIMIT = np.radians((15.0, 30.0, 10.0))  # pitch, yaw, roll

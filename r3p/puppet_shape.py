@@ -13,7 +13,8 @@ from scipy import sparse
 from scipy.sparse.csgraph import dijkstra
 from scipy.sparse.linalg import spsolve
 
-from data_pipelines.head import DISTANCE, FOCAL, Head, project, rotation
+from data_pipelines.head import Head, project
+from r3p.camera import CAMERA_DISTANCE, FOCAL, rotation
 
 # MediaPipe's contours, image left to right: (upper, lower), the corners in the upper one.
 INNER_LIPS = ((78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308), (95, 88, 178, 87, 14, 317, 402, 318, 324))
@@ -43,7 +44,7 @@ def polygon(contours: tuple[tuple[int, ...], tuple[int, ...]]) -> list[int]:
 def unproject(image: np.ndarray, depth: np.ndarray, focal: float = FOCAL) -> np.ndarray:
     """Image points [n, 2] in image widths at distance depth [n] from the camera -> posed points [n, 3]."""
     x, y = (image[:, 0] - 0.5) * depth / focal, (0.5 - image[:, 1]) * depth / focal
-    return np.stack([x, y, DISTANCE - depth], 1)
+    return np.stack([x, y, CAMERA_DISTANCE - depth], 1)
 
 
 def edge_graph(vertices: np.ndarray, triangles: np.ndarray, count: int) -> sparse.csr_matrix:
@@ -181,7 +182,7 @@ class Shape:
         corner = head.triangles[head.arrays["landmarks_mp_triangle"]]
         bary = head.arrays["landmarks_mp_bary"].astype(np.float64)
         posed = self.pose(np.einsum("nk,nkc->nc", bary, plain[corner]))
-        depth = DISTANCE - posed[:, 2]
+        depth = CAMERA_DISTANCE - posed[:, 2]
         missing = unproject(landmarks[:468, :2], depth) - unproject(project(posed), depth)
         weight = np.full(468, 0.15)
         weight[_CONTOURS] = 3.0
