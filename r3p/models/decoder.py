@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from r3p.models.layers import EqualisedDense
+
 Array = jax.Array
 
 
@@ -14,18 +16,6 @@ def _softplus(x: Array) -> Array:
 
 def _sigmoid(x: Array) -> Array:
     return 0.5 * jnp.tanh(0.5 * x) + 0.5
-
-
-class _Dense(nn.Module):
-    """Equalised learning rate: kernels are stored with unit variance and divided by sqrt(inputs) at use."""
-
-    features: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", nn.initializers.normal(1.0), (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return x @ (kernel / x.shape[-1] ** 0.5) + bias
 
 
 class Decoder(nn.Module):
@@ -42,6 +32,6 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """[..., c] -> colour [..., f] in about [-.001, 1.001], density [..., 1]."""
-        x = _softplus(_Dense(self.hidden, name="hidden_layer")(x))
-        x = _Dense(1 + self.features, name="out")(x)
+        x = _softplus(EqualisedDense(self.hidden, name="hidden_layer")(x))
+        x = EqualisedDense(1 + self.features, name="out")(x)
         return _sigmoid(x[..., 1:]) * 1.002 - 0.001, x[..., :1]

@@ -246,7 +246,7 @@ class SegFormerHead(nn.Module):
 
     @nn.compact
     def __call__(self, stages: Sequence[Array], *, train: bool = False) -> Array:
-        size = stages[0].shape[1:3]
+        _, h, w, _ = stages[0].shape
         fuse = self.param("fuse_kernel", RELU_INIT, (1, 1, len(stages) * self.width, self.width))
         x = jnp.zeros((), self.dtype)
         for slot, (i, stage) in enumerate(reversed(list(enumerate(stages)))):  # the deepest comes first
@@ -254,7 +254,7 @@ class SegFormerHead(nn.Module):
             bias = self.param(f"stage{i}_bias", nn.initializers.zeros, (self.width,))
             part = fuse[0, 0, slot * self.width : (slot + 1) * self.width]
             both, shift = ((a @ part).astype(self.dtype) for a in (kernel, bias))
-            x = x + layers.resize(stage @ both + shift, size)
+            x = x + layers.resize(stage @ both + shift, (h, w))
         x = nn.relu(BatchNorm(dtype=self.dtype, name="norm")(x, train=train))
         # Whole channels are dropped.
         return nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train, name="drop")(x)
