@@ -10,38 +10,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from r3p.camera import CAMERA_DISTANCE, FOCAL, WORLD_OFFSET, WORLD_SCALE
+from r3p.errors import InputError
+
 HEAD_FILE = Path(__file__).resolve().parent.parent / "r3p" / "assets" / "head.npz"
-FOCAL = 2985.29 / 700  # image widths; the camera of the volume renderer
-DISTANCE = 10.0  # head units from the camera to the origin
-WORLD_SCALE = 0.27  # tri-plane world per head unit
-WORLD_OFFSET = np.array([0.0, 0.006, 0.161])
 SKIN, LEFT_EYE, RIGHT_EYE, UPPER_TEETH, LOWER_TEETH, TONGUE = range(6)
-
-
-def rotation(euler: np.ndarray) -> np.ndarray:
-    """euler [3] (pitch, yaw, roll) radians -> M [3, 3] = Rz Ry Rx, right-handed, p' = M p."""
-    cx, cy, cz = np.cos(euler)
-    sx, sy, sz = np.sin(euler)
-    rx = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    ry = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    rz = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return rz @ ry @ rx
 
 
 def project(points: np.ndarray, focal: float = FOCAL) -> np.ndarray:
     """Posed points [n, 3] -> [n, 2] in image widths, (0, 0) the top left corner, y down."""
-    depth = DISTANCE - points[:, 2]
+    depth = CAMERA_DISTANCE - points[:, 2]
     return np.stack([focal * points[:, 0] / depth + 0.5, 0.5 - focal * points[:, 1] / depth], 1)
-
-
-def camera(euler: np.ndarray, trans: np.ndarray, focal: float = FOCAL) -> np.ndarray:
-    """Head pose -> camera float32 [25]: camera-to-world 4x4 then intrinsics 3x3, row-major (the world is the head's)."""
-    m = rotation(euler)
-    pose = np.eye(4)
-    pose[:3, :3] = m.T @ np.diag([1.0, -1.0, -1.0])
-    pose[:3, 3] = WORLD_SCALE * m.T @ (np.array([0, 0, DISTANCE]) - trans) + WORLD_OFFSET
-    k = np.array([focal, 0, 0.5, 0, focal, 0.5, 0, 0, 1])
-    return np.concatenate([pose.ravel(), k]).astype(np.float32)
 
 
 def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
@@ -77,18 +56,20 @@ def rasterize(
     rows, columns = box or (slice(0, size), slice(0, size))
     height, width = rows.stop - rows.start, columns.stop - columns.start
     world = np.eye(4, dtype=np.float32)
-    world[2, 3] = -DISTANCE
+    world[2, 3] = -CAMERA_DISTANCE
     # a part of the image is seen by a camera whose axis is sheared toward the middle of that part
     shear_x = (0.5 * (size - width) - columns.start) / (size * focal)
     shear_y = (0.5 * (size - height) - rows.start) / (size * focal)
     points = np.array(vertices, np.float32)
     if box is not None:
-        depth_of = DISTANCE - points[:, 2]
+        depth_of = CAMERA_DISTANCE - points[:, 2]
         points[:, 0] += shear_x * depth_of
         points[:, 1] -= shear_y * depth_of
     fov = 2 * math.atan(0.5 * height / (size * focal))
-    flat = points[:, :2] / (DISTANCE - points[:, 2:])
-    faces = np.ascontiguousarray(visible(flat, triangles, 0.5 * np.array([width, height]) / (size * focal), cull), np.int32)
+    flat = points[:, :2] / (CAMERA_DISTANCE - points[:, 2:])
+    faces = np.ascontiguousarray(
+        visible(flat, triangles, 0.5 * np.array([width, height]) / (size * focal), cull), np.int32
+    )
     images = []
     depth = np.full((height, width), far, np.float32)
     for attribute in attributes:
@@ -131,7 +112,7 @@ class Head:
 
     def __init__(self, path: Path = HEAD_FILE):
         if not Path(path).exists():
-            raise FileNotFoundError(f"{path} is missing: build it with python -m data_pipelines.build_head")
+            raise InputError(f"{path} is missing: build it with python -m data_pipelines.build_head")
         with np.load(path, allow_pickle=False) as data:
             self.arrays = {k: data[k] for k in data.files}
         self.mean = self.arrays["mean"].astype(np.float32)
@@ -173,9 +154,9 @@ def draw_pncc(head: Head, vertices: np.ndarray, size: int) -> np.ndarray:
 
     Columns are world x from -0.5 to 0.5, rows world y from +0.5 down; skin of head and neck only, eyes are holes.
     """
-    world = vertices * WORLD_SCALE + WORLD_OFFSET
+    world = vertices * WORLD_SCALE + np.array(WORLD_OFFSET)
     depth = 1000.0 - world[:, 2]  # so far away that the perspective rasteriser is orthographic to 1e-3
-    flat = np.stack([world[:, 0] * depth, world[:, 1] * depth, DISTANCE - depth], 1)
+    flat = np.stack([world[:, 0] * depth, world[:, 1] * depth, CAMERA_DISTANCE - depth], 1)
     triangles = head.triangles[head.arrays["pncc_triangles"]]
     (image,), buffer = rasterize(flat, triangles, [head.arrays["ncc"]], size, focal=1.0, depth_range=(998, 1002))
     return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8) * (buffer < 1001.9)[..., None]

@@ -15,24 +15,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_pipelines.head import HEAD_FILE, SKIN, UPPER_TEETH, Head, camera, draw_pncc, project, rotation
+from data_pipelines.head import HEAD_FILE, SKIN, UPPER_TEETH, Head, draw_pncc, project
 from data_pipelines.people_canvas import EYE_LOWER, EYE_UPPER, LIPS_OUTER, build_canvas
+from data_pipelines.people_hair import STYLE_FEMALE, STYLE_MALE, STYLES, beard_layers, hair_layers
 from data_pipelines.people_layers import CENTRE, Scalp
 from data_pipelines.people_motion import draw_expression, draw_identity
 from data_pipelines.people_render import BACKGROUND, PIVOT, Person, Picture, Pose, Renderer
 from data_pipelines.people_scene import draw_background, draw_lights, photograph
 from data_pipelines.people_skin import hair_colour, paint_person, skin_tone
-from data_pipelines.people_wardrobe import (
-    STYLE_FEMALE,
-    STYLE_MALE,
-    STYLES,
-    beard_layers,
-    cap_layers,
-    clothes_layers,
-    glasses_layers,
-    hair_layers,
-    scarf_layers,
-)
+from data_pipelines.people_wardrobe import cap_layers, clothes_layers, glasses_layers, scarf_layers
+from r3p.camera import from_pose, rotation
 
 CROWNS = ((0.45, 0.0), (0.1, 0.35), (0.1, -0.35), (0.2, 0.0))  # tilt backward, lean sideways: where hair parts
 DEGREE = np.pi / 180
@@ -70,11 +62,16 @@ class People:
             grey = rng.uniform(0.35, 0.85)
             hair = hair + (np.float32(grey) - hair) * np.float32(rng.uniform(0.4, 1.0))
         style = str(rng.choice(STYLES, p=(STYLE_MALE if male else STYLE_FEMALE)))
-        scalp = self.scalps[rng.choice(len(CROWNS), p=[0.55, 0.12, 0.12, 0.21]) if style in ("side", "medium", "long", "short", "tied") else 0]
+        scalp = self.scalps[
+            rng.choice(len(CROWNS), p=[0.55, 0.12, 0.12, 0.21])
+            if style in ("side", "medium", "long", "short", "tied")
+            else 0
+        ]
         bearded = male and rng.random() < 0.3
         cover = self._hair_cover(scalp, rng)
         look = {
-            "tone": tone, "darkness": darkness, "hair": hair, "age": age, "makeup": 0.0 if male else float(rng.random()),
+            "tone": tone, "darkness": darkness, "hair": hair, "age": age,
+            "makeup": 0.0 if male else float(rng.random()),
             "stubble": float(rng.beta(1, 2) if male and rng.random() < 0.65 else 0.0),
             "scalp": cover * (0.25 * rng.random() if style == "bald" else 0.0 if style in ("scarf", "cap") else 0.85),
         }  # fmt: skip
@@ -86,7 +83,7 @@ class People:
         if style == "scarf":
             sheets += scarf_layers(rng, scalp, neutral)
         elif style == "cap":
-            sheets += hair_layers(rng, scalp, neutral, "short", hair) if rng.random() < 0.8 else []
+            sheets += hair_layers(rng, scalp, neutral, "cap", hair) if rng.random() < 0.8 else []
             sheets += cap_layers(rng, scalp, neutral)
         else:
             sheets += hair_layers(rng, scalp, neutral, style, hair)
@@ -133,7 +130,7 @@ class People:
         self, person: Person, expression: np.ndarray, euler: np.ndarray, trans: np.ndarray,
         torso_euler: np.ndarray | None = None, torso_trans: np.ndarray | None = None,
     ) -> Picture:  # fmt: skip
-        """The person with expression [64] under a head pose, at twice `size`. A torso not given sits upright under the neck."""
+        """The person with expression [64] under a head pose, at twice `size`; a torso not given sits upright."""
         turn = np.zeros(3) if torso_euler is None else torso_euler
         if torso_trans is None:
             torso_trans = rotation(euler) @ PIVOT + trans - rotation(turn) @ PIVOT
@@ -145,7 +142,7 @@ class People:
         background = draw_background(rng, self.size)
         poses = [self.pose(rng, False)]
         poses.append(self.pose(rng, True, poses[0]))
-        expressions = [draw_expression(rng, self.head, calm=rng.random() < 0.6), draw_expression(rng, self.head)]
+        expressions = [draw_expression(rng, self.head, calm=rng.random() < 0.75), draw_expression(rng, self.head)]
         out: dict[str, np.ndarray] = {"background": background, "identity": person.identity.astype(np.float32)}
         out["pncc_canonical"] = draw_pncc(self.head, person.neutral, self.pncc_size)
         for name, pose, expression in zip(("source", "target"), poses, expressions, strict=True):
@@ -161,7 +158,7 @@ class People:
                 out["target_head_mask"] = views["head_mask"]
                 out["target_mask"] = views["mask"]
                 out["weight"] = self.weight(picture)
-            out[f"{name}_camera"] = camera(pose.euler, pose.trans)
+            out[f"{name}_camera"] = from_pose(pose.euler, pose.trans).astype(np.float32)
             out[f"{name}_keypoints"] = self.keypoints(picture.vertices)
             out[f"{name}_expression"] = expression
             out[f"{name}_euler"] = pose.euler.astype(np.float32)
@@ -189,7 +186,14 @@ class People:
             return np.round(np.clip(a, 0, 1) * 255).astype(np.uint8)
 
         segmap[mask < 0.5] = BACKGROUND
-        return {"image": u8(image), "head": u8(head), "torso": u8(torso), "head_mask": u8(head_alpha), "mask": u8(mask), "segmap": segmap}
+        return {
+            "image": u8(image),
+            "head": u8(head),
+            "torso": u8(torso),
+            "head_mask": u8(head_alpha),
+            "mask": u8(mask),
+            "segmap": segmap,
+        }
 
     def keypoints(self, vertices: np.ndarray) -> np.ndarray:
         """Posed vertices -> the 68 key points [68, 3] in -1..1 image coordinates, z = 0."""
@@ -213,13 +217,19 @@ class People:
 
 def draw_sheet(people: People, count: int) -> np.ndarray:
     """Contact sheet: rows of two examples, each source, target, segmap, torso, head, PNCC."""
-    palette = np.array([(0, 0, 0), (150, 90, 40), (240, 200, 170), (220, 150, 120), (70, 100, 200), (90, 190, 90)], np.uint8)
+    palette = np.array(
+        [(0, 0, 0), (150, 90, 40), (240, 200, 170), (220, 150, 120), (70, 100, 200), (90, 190, 90)], np.uint8
+    )
     size = people.size
     rows = []
     for k in range(count):
         e = people[k]
         pncc = cv2.resize(e["pncc_target"], (size, size), interpolation=cv2.INTER_NEAREST)
-        rows.append(np.concatenate([e["source"], e["target"], palette[e["source_segmap"]], e["torso"], e["target_head"], pncc], 1))
+        rows.append(
+            np.concatenate(
+                [e["source"], e["target"], palette[e["source_segmap"]], e["torso"], e["target_head"], pncc], 1
+            )
+        )
     if len(rows) % 2:
         rows.append(np.zeros_like(rows[0]))
     return np.concatenate([np.concatenate(rows[k : k + 2], 1) for k in range(0, len(rows), 2)])
@@ -249,7 +259,9 @@ def main() -> None:
         for k in range(args.count):
             people[k]
         wall, cpu = (time.perf_counter() - start) / args.count * 1e3, (time.process_time() - spent) / args.count * 1e3
-        print(f"{wall:.0f} ms an example ({cpu:.0f} ms of processor) of {args.size}^2, PNCC {args.pncc_size}^2, one thread")
+        print(
+            f"{wall:.0f} ms an example ({cpu:.0f} ms of processor), size {args.size}, PNCC {args.pncc_size}, one thread"
+        )
     if args.sheet:
         cv2.imwrite(str(args.sheet), draw_sheet(people, args.count)[..., ::-1])
 

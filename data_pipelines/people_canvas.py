@@ -9,7 +9,17 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data_pipelines.head import LEFT_EYE, LOWER_TEETH, RIGHT_EYE, SKIN, TONGUE, UPPER_TEETH, Head, rasterize, vertex_normals
+from data_pipelines.head import (
+    LEFT_EYE,
+    LOWER_TEETH,
+    RIGHT_EYE,
+    SKIN,
+    TONGUE,
+    UPPER_TEETH,
+    Head,
+    rasterize,
+    vertex_normals,
+)
 
 FACE = 512  # pixels of the square that holds the unrolled skin
 WIDTH = 768  # of the whole canvas; patches of 128 lie right of the face
@@ -43,7 +53,7 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[
 
 
 def occlusion(vertices: np.ndarray, triangles: np.ndarray, directions: int = 96) -> np.ndarray:
-    """Share of the sky each vertex sees [v], 0..1: depth maps from directions spread over the sphere, cosine-weighted."""
+    """Share of the sky each vertex sees [v], 0..1: depth maps from directions all round, cosine-weighted."""
     normals = vertex_normals(vertices, triangles)
     total = np.zeros(len(vertices))
     seen = np.zeros(len(vertices))
@@ -143,7 +153,13 @@ def build_canvas(head: Head) -> Canvas:
         own = part == label
         low, high = mean[own].min(0), mean[own].max(0)
         place = (mean[own] - low) / (high - low)
-        rows = 0.5 * (1 - place[:, 1]) if label == UPPER_TEETH else 0.5 + 0.5 * place[:, 1] if label == LOWER_TEETH else 1 - place[:, 2]
+        rows = (
+            0.5 * (1 - place[:, 1])
+            if label == UPPER_TEETH
+            else 0.5 + 0.5 * place[:, 1]
+            if label == LOWER_TEETH
+            else 1 - place[:, 2]
+        )
         uv[own] = np.array(at) + 4 + (PATCH - 8) * np.stack([place[:, 0], rows], 1)
     points3 = head.landmarks(mean)
     points = unroll(points3) * FACE
@@ -178,9 +194,29 @@ def build_canvas(head: Head) -> Canvas:
     nose = spot(4, 0.06, 0.05)
     jawline = np.concatenate([points[JAW[2:-2]], points[[425, 410, 393, 2, 167, 186, 205]]])
     beard = polygon(jawline, blur=7.0)
-    under = (position[..., 1] < -0.55) & (position[..., 1] > -1.15) & (position[..., 2] > -0.63) & (position[..., 1] != 0)
-    beard = np.maximum(beard, cv2.GaussianBlur(under.astype(np.float32), (0, 0), 9)) * (1 - polygon(points[LIPS_OUTER], blur=2.0))
-    lids = sum(polygon(np.concatenate([points[b], points[u][::-1]]), blur=6.0) for b, u in zip(BROW_LOWER, EYE_LOWER, strict=True))
+    under = (
+        (position[..., 1] < -0.55) & (position[..., 1] > -1.15) & (position[..., 2] > -0.63) & (position[..., 1] != 0)
+    )
+    beard = np.maximum(beard, cv2.GaussianBlur(under.astype(np.float32), (0, 0), 9)) * (
+        1 - polygon(points[LIPS_OUTER], blur=2.0)
+    )
+    lids = sum(
+        polygon(np.concatenate([points[b], points[u][::-1]]), blur=6.0)
+        for b, u in zip(BROW_LOWER, EYE_LOWER, strict=True)
+    )
     static = head.arrays["static"].astype(np.float32)
-    return Canvas(uv.astype(np.float32), face_weight, static, shade, points.astype(np.float32), lips, beard, np.clip(cheeks, 0, 1),
-                  nose, np.clip(lids, 0, 1), position, ears, float(iris))
+    return Canvas(
+        uv.astype(np.float32),
+        face_weight,
+        static,
+        shade,
+        points.astype(np.float32),
+        lips,
+        beard,
+        np.clip(cheeks, 0, 1),
+        nose,
+        np.clip(lids, 0, 1),
+        position,
+        ears,
+        float(iris),
+    )

@@ -1,8 +1,8 @@
 """Soft-edged sheets laid over the head: hair, beards, scarves, caps, clothes, glasses.
 
-A `Layer` is a mesh at rest with its own RGBA texture. Sheets of hair start from a scalp grid: rays from inside the skull,
-azimuth round a crown and elevation down from it, so that a strand is a column of the grid that follows the skull to the
-hairline and may go on over the forehead or hang down from there.
+A `Layer` is a mesh at rest with its own RGBA texture. Sheets of hair start from a scalp grid: rays from inside the
+skull, azimuth round a crown and elevation down from it, so that a strand is a column of the grid that follows the skull
+to the hairline and may go on over the forehead or hang down from there.
 """
 
 from dataclasses import dataclass, field
@@ -18,14 +18,15 @@ AZIMUTHS, RINGS, TAIL = 80, 20, 12  # columns; rows over the skull; rows beyond 
 CENTRE = np.array([0.0, 0.3, -0.83])
 # Hairline of the mean head as points from forehead to nape along its left side (mirrored for the right).
 HAIRLINE = np.array([
-    (0.0, 0.83, 0.08), (0.22, 0.83, 0.02), (0.42, 0.72, -0.10), (0.52, 0.50, -0.22), (0.60, 0.30, -0.40), (0.66, 0.02, -0.58),
-    (0.70, 0.10, -0.78), (0.68, -0.10, -1.06), (0.55, -0.40, -1.28), (0.3, -0.62, -1.40), (0.0, -0.66, -1.43),
+    (0.0, 0.83, 0.08), (0.22, 0.83, 0.02), (0.42, 0.72, -0.10), (0.52, 0.50, -0.22), (0.60, 0.30, -0.40),
+    (0.66, 0.02, -0.58), (0.70, 0.10, -0.78), (0.68, -0.10, -1.06), (0.55, -0.40, -1.28), (0.3, -0.62, -1.40),
+    (0.0, -0.66, -1.43),
 ])  # fmt: skip
 
 
 @dataclass
 class Layer:
-    """One sheet. rest [v, 3]; triangles [t, 3]; uv [v, 2] in texture pixels; texture [h, w, 4] squared sRGB and coverage.
+    """One sheet. rest [v, 3]; triangles [t, 3]; uv [v, 2] texture pixels; texture [h, w, 4] squared sRGB and coverage.
 
     kind is the segmentation class; static [v] as in the head; bind [v] vertex of the head whose expression motion and
     shading the sheet follows, or -1; gloss of its highlight; tangent: strands run along texture rows.
@@ -50,7 +51,9 @@ def grid_triangles(rows: int, columns: int, wrap: bool) -> np.ndarray:
     if wrap:
         index = np.concatenate([index, index[:, :1]], 1)
     a, b, c, d = index[:-1, :-1], index[:-1, 1:], index[1:, 1:], index[1:, :-1]
-    return np.concatenate([np.stack([a, b, c], -1).reshape(-1, 3), np.stack([a, c, d], -1).reshape(-1, 3)]).astype(np.int32)
+    return np.concatenate([np.stack([a, b, c], -1).reshape(-1, 3), np.stack([a, c, d], -1).reshape(-1, 3)]).astype(
+        np.int32
+    )
 
 
 def grid_normals(grid: np.ndarray) -> np.ndarray:
@@ -81,7 +84,9 @@ class Scalp:
         tri = tri[np.ptp(azimuth[tri], axis=1) < 2.0]
         depth = 100 - radius
         flat = np.stack([azimuth / (2 * np.pi) * depth, elevation / np.pi * depth, 10 - depth], 1)
-        (image,), buffer = rasterize(flat, tri, [np.repeat(radius[:, None], 3, 1)], width, focal=1.0, depth_range=(90, 110))
+        (image,), buffer = rasterize(
+            flat, tri, [np.repeat(radius[:, None], 3, 1)], width, focal=1.0, depth_range=(90, 110)
+        )
         del height
         hit = (buffer < 109).astype(np.float32)
         value = image[..., 0] * hit
@@ -94,7 +99,9 @@ class Scalp:
             hit[fill] = 1
         pole = value[:8][hit[:8] > 0].mean() if (hit[:8] > 0).any() else 0.9
         value[hit == 0] = pole
-        self.radius = cv2.GaussianBlur(np.concatenate([value[:, -64:], value, value[:, :64]], 1), (0, 0), 2.5)[:, 64:-64]
+        self.radius = cv2.GaussianBlur(np.concatenate([value[:, -64:], value, value[:, :64]], 1), (0, 0), 2.5)[
+            :, 64:-64
+        ]
         self.azimuth = (np.arange(AZIMUTHS) / AZIMUTHS - 0.5) * 2 * np.pi
         line = (np.concatenate([HAIRLINE, HAIRLINE[1:-1] * [-1, 1, 1]]) - CENTRE) @ self.frame.T
         line_azimuth = np.arctan2(line[:, 0], line[:, 2])
@@ -110,7 +117,9 @@ class Scalp:
         x = ((azimuth / (2 * np.pi) + 0.5) * 256).astype(np.float32) % 256
         y = ((0.5 - elevation / np.pi) * 256).astype(np.float32)
         r = cv2.remap(self.radius, x - 0.5, y - 0.5, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        local = np.stack([np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)], -1)
+        local = np.stack(
+            [np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)], -1
+        )
         return CENTRE + (local * r[..., None]) @ self.frame
 
     def follow(self, points: np.ndarray, vertices: np.ndarray) -> np.ndarray:
@@ -148,14 +157,25 @@ def hair_grid(rng: np.random.Generator, scalp: Scalp, vertices: np.ndarray, cut:
     front = np.exp(-((a / 0.75) ** 2))
     back = 0.5 - 0.5 * np.cos(a)
     side = np.sin(a) ** 2
-    line = scalp.hairline + cut.line * front + cut.recede * np.exp(-(((np.abs(a) - 0.45) / 0.3) ** 2)) + rng.normal(0, 0.01, AZIMUTHS)
+    line = (
+        scalp.hairline
+        + cut.line * front
+        + cut.recede * np.exp(-(((np.abs(a) - 0.45) / 0.3) ** 2))
+        + rng.normal(0, 0.01, AZIMUTHS)
+    )
     t = np.linspace(0, 1, RINGS)[:, None]
     elevation = np.pi / 2 * 0.995 + (line - np.pi / 2 * 0.995) * t
-    hang = np.interp(np.abs(a), [cut.hang_from - 0.25, cut.hang_from + 0.1, 2.0, np.pi], [0, cut.hang_side, cut.hang_side, cut.hang_back])
+    hang = np.interp(
+        np.abs(a),
+        [cut.hang_from - 0.25, cut.hang_from + 0.1, 2.0, np.pi],
+        [0, cut.hang_side, cut.hang_side, cut.hang_back],
+    )
     fringe = cut.fringe * np.exp(-(((a - cut.fringe_side) / 0.6) ** 4)) * (hang < 0.3)
     s = np.linspace(0, 1, TAIL + 1)[1:, None]
     over = line - fringe * s - (hang > 0) * 0.12 * s
-    grid = scalp.points(np.broadcast_to(a, (RINGS + TAIL, AZIMUTHS)), np.concatenate([elevation, over]).astype(np.float64))
+    grid = scalp.points(
+        np.broadcast_to(a, (RINGS + TAIL, AZIMUTHS)), np.concatenate([elevation, over]).astype(np.float64)
+    )
     grid = scalp.follow(grid.reshape(-1, 3), vertices).reshape(grid.shape)
     normal = grid_normals(grid)
     normal[:3] = scalp.frame[1]
@@ -188,8 +208,14 @@ def hair_grid(rng: np.random.Generator, scalp: Scalp, vertices: np.ndarray, cut:
 
 
 def strand_texture(
-    rng: np.random.Generator, colour: np.ndarray, streak: float, curly: float, thin: float, ends: np.ndarray,
-    tips: np.ndarray | None = None, fuzz: bool = False,
+    rng: np.random.Generator,
+    colour: np.ndarray,
+    streak: float,
+    curly: float,
+    thin: float,
+    ends: np.ndarray,
+    tips: np.ndarray | None = None,
+    fuzz: bool = False,
 ) -> np.ndarray:
     """RGBA [128, 384, 4] of strands running down the rows. `ends` [384] row share where each column's strands stop."""
     height, width = 128, 384
@@ -216,5 +242,13 @@ def grid_layer(grid: np.ndarray, texture: np.ndarray, kind: int, gloss: float) -
     tangent = np.gradient(closed, axis=0)
     tangent /= np.maximum(np.linalg.norm(tangent, axis=-1, keepdims=True), 1e-9)
     points = closed.reshape(-1, 3).astype(np.float32)
-    return Layer(points, grid_triangles(rows, columns + 1, False), uv, texture, kind, np.zeros(len(points), np.float32), gloss=gloss,
-                 tangent=tangent.reshape(-1, 3).astype(np.float32))
+    return Layer(
+        points,
+        grid_triangles(rows, columns + 1, False),
+        uv,
+        texture,
+        kind,
+        np.zeros(len(points), np.float32),
+        gloss=gloss,
+        tangent=tangent.reshape(-1, 3).astype(np.float32),
+    )

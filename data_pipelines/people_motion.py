@@ -6,22 +6,28 @@ from data_pipelines.head import Head
 
 # Units that act together, left and right alike up to a little difference; the largest weight that looks natural.
 GESTURES = {
-    "mouthSmile": 0.9, "mouthFrown": 0.7, "mouthStretch": 0.6, "mouthDimple": 0.6, "mouthPress": 0.7, "mouthUpperUp": 0.6,
-    "mouthLowerDown": 0.7, "cheekSquint": 0.7, "noseSneer": 0.6, "browDown": 0.9, "browOuterUp": 0.9,
-    "eyeSquint": 0.7, "eyeWide": 0.8,
+    "mouthSmile": 0.9, "mouthFrown": 0.7, "mouthStretch": 0.6, "mouthDimple": 0.6, "mouthPress": 0.7,
+    "mouthUpperUp": 0.6, "mouthLowerDown": 0.7, "cheekSquint": 0.7, "noseSneer": 0.6, "browDown": 0.9,
+    "browOuterUp": 0.9, "eyeSquint": 0.7, "eyeWide": 0.8,
 }  # fmt: skip
 SINGLE = {
     "mouthFunnel": 0.8, "mouthPucker": 0.9, "mouthRollLower": 0.7, "mouthRollUpper": 0.7, "mouthShrugLower": 0.6,
     "mouthShrugUpper": 0.6, "mouthLeft": 0.4, "mouthRight": 0.4, "jawForward": 0.4, "jawLeft": 0.3, "jawRight": 0.3,
     "browInnerUp": 0.9, "cheekPuff": 0.4,
 }  # fmt: skip
-# Mouth shapes of speech: (jawOpen range, other units)
-VISEMES = [
-    ((0.15, 0.5), {"mouthLowerDown": 0.3}), ((0.05, 0.25), {"mouthSmile": 0.35, "mouthStretch": 0.2}), ((0.1, 0.3), {"mouthFunnel": 0.6}),
-    ((0.02, 0.15), {"mouthPucker": 0.8}), ((0.0, 0.02), {"mouthPress": 0.4}), ((0.0, 0.02), {"mouthRollLower": 0.3, "mouthRollUpper": 0.3}),
-    ((0.02, 0.1), {"mouthRollLower": 0.5, "mouthUpperUp": 0.3}), ((0.04, 0.16), {"mouthLowerDown": 0.5, "mouthUpperUp": 0.2}),
-    ((0.08, 0.25), {}), ((0.0, 0.0), {}),
-]  # fmt: skip
+# Mouth shapes of speech: (range of jawOpen, other units)
+VISEMES: list[tuple[tuple[float, float], dict[str, float]]] = [
+    ((0.15, 0.5), {"mouthLowerDown": 0.3}),
+    ((0.05, 0.25), {"mouthSmile": 0.35, "mouthStretch": 0.2}),
+    ((0.1, 0.3), {"mouthFunnel": 0.6}),
+    ((0.02, 0.15), {"mouthPucker": 0.8}),
+    ((0.0, 0.02), {"mouthPress": 0.4}),
+    ((0.0, 0.02), {"mouthRollLower": 0.3, "mouthRollUpper": 0.3}),
+    ((0.02, 0.1), {"mouthRollLower": 0.5, "mouthUpperUp": 0.3}),
+    ((0.04, 0.16), {"mouthLowerDown": 0.5, "mouthUpperUp": 0.2}),
+    ((0.08, 0.25), {}),
+    ((0.0, 0.0), {}),
+]
 
 
 def draw_identity(rng: np.random.Generator, count: int, spread: float = 0.9, limit: float = 2.2) -> np.ndarray:
@@ -63,11 +69,11 @@ def draw_expression(rng: np.random.Generator, head: Head, calm: bool = False) ->
         if rng.random() < 0.08:
             add(name, limit * rng.beta(1.2, 2.0) * scale)
     lids = rng.random()
-    if lids < (0.03 if calm else 0.16):
+    if lids < (0.02 if calm else 0.13):
         add("eyeBlink", rng.uniform(0.85, 1.0))
-    elif lids < 0.35:
-        add("eyeBlink", rng.uniform(0.1, 0.8) * (0.4 if calm else 1))
-    across, up = rng.normal(0, 0.22), rng.normal(0, 0.2)
+    elif lids < 0.32:
+        add("eyeBlink", rng.uniform(0.05, 0.8) * (0.3 if calm else 1))
+    across, up = rng.normal(0, 0.22), rng.normal(0.03, 0.17)
     for side in ("Left", "Right"):
         turned = across if side == "Left" else -across  # toward the left is out for the left eye
         units[f"eyeLookOut{side}"] = max(turned, 0.0)

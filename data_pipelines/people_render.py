@@ -1,14 +1,15 @@
-"""Drawing one posed, lit person: head classes and torso classes as separate soft pictures, as the model composites them."""
+"""Drawing one posed, lit person: head and torso as separate soft pictures, as the model composites them."""
 
 from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
-from data_pipelines.head import LEFT_EYE, RIGHT_EYE, SKIN, TONGUE, Head, bounds, project, rasterize, rotation, vertex_normals
+from data_pipelines.head import LEFT_EYE, RIGHT_EYE, SKIN, TONGUE, Head, bounds, project, rasterize, vertex_normals
 from data_pipelines.people_canvas import FACE, Canvas, lit_share
 from data_pipelines.people_layers import Layer, grid_triangles
 from data_pipelines.people_scene import Lights, illuminate
+from r3p.camera import rotation
 
 BACKGROUND, HAIR, NECK, FACE_SKIN, CLOTHES, OTHERS = range(6)
 PIVOT = np.array([0.0, -0.95, -0.88])  # where the head turns on the neck, head units
@@ -17,7 +18,7 @@ FAR = 30.0
 
 @dataclass
 class Person:
-    """A fixed appearance: identity [80], neutral vertices [v, 3], painted canvas, sheets on the torso and on the head."""
+    """A fixed appearance: identity [80], neutral vertices [v, 3], painted canvas, sheets on torso and head."""
 
     identity: np.ndarray
     neutral: np.ndarray
@@ -79,7 +80,9 @@ class Renderer:
         neck = skin_triangle & (canvas.face_weight[head.triangles].min(1) < 0.5) & ~canvas.ears[head.triangles].any(1)
         self.torso_triangles = head.triangles[neck & (head.mean[head.triangles][:, :, 1].max(1) < -0.35)]
         # third drawn channel: 0..1 face weight of skin, 2 eyes, 3 teeth, 4 tongue
-        material = np.where(part == SKIN, canvas.face_weight, np.where(part <= RIGHT_EYE, 2.0, np.where(part == TONGUE, 4.0, 3.0)))
+        material = np.where(
+            part == SKIN, canvas.face_weight, np.where(part <= RIGHT_EYE, 2.0, np.where(part == TONGUE, 4.0, 3.0))
+        )
         self.paper = np.concatenate([canvas.uv, material[:, None]], 1).astype(np.float32)
         self.inner_light = np.ones(len(part), np.float32)
         teeth = (part > RIGHT_EYE) & (part < TONGUE)
@@ -91,14 +94,23 @@ class Renderer:
         angle = np.linspace(-np.pi, np.pi, 25)
         height = np.linspace(-1.5, -0.25, 8)
         radius = 0.44 * np.interp(height, [-1.5, -0.5, -0.25], [1, 0.95, 0.8])[:, None]
-        plug = np.stack([radius * np.sin(angle), np.broadcast_to(height[:, None], (8, 25)), -0.9 + 0.95 * radius * np.cos(angle)], -1)
+        plug = np.stack(
+            [radius * np.sin(angle), np.broadcast_to(height[:, None], (8, 25)), -0.9 + 0.95 * radius * np.cos(angle)],
+            -1,
+        )
         self.plug = plug.reshape(-1, 3)
         self.plug_triangles = grid_triangles(8, 25, False)
         self.plug_static = np.interp(self.plug[:, 1], [-1.5, -0.9], [0.9, 0.1])
         outward = plug - np.array([0, 0, -0.9])
         outward[..., 1] = 0
         self.plug_normal = (outward / np.linalg.norm(outward, axis=-1, keepdims=True)).reshape(-1, 3)
-        under = (np.abs(head.mean[:, 0]) < 0.1) & (part == SKIN) & (canvas.face_weight < 0.3) & (head.mean[:, 1] > -1.4) & (head.mean[:, 2] > -0.88)
+        under = (
+            (np.abs(head.mean[:, 0]) < 0.1)
+            & (part == SKIN)
+            & (canvas.face_weight < 0.3)
+            & (head.mean[:, 1] > -1.4)
+            & (head.mean[:, 2] > -0.88)
+        )
         spot = canvas.uv[under].mean(0) if under.any() else np.array([FACE / 2, FACE * 0.87])
         self.plug_paper = np.concatenate([np.broadcast_to(spot, (len(self.plug), 2)), np.zeros((len(self.plug), 1))], 1)
 
@@ -109,16 +121,24 @@ class Renderer:
         posed = pose.apply(rest, canvas.static)
         normals = vertex_normals(posed, head.triangles)
         casters = [layer for layer in person.head_layers if layer.extra.get("casts")]
-        moved = {id(layer): self._place(layer, pose, posed, normals) for layer in person.torso_layers + person.head_layers}
+        moved = {
+            id(layer): self._place(layer, pose, posed, normals) for layer in person.torso_layers + person.head_layers
+        }
         mesh, faces = [posed], [head.triangles]
         for layer in casters:
             faces.append(layer.triangles + sum(map(len, mesh)))
             mesh.append(moved[id(layer)][0])
         lit = lit_share(np.concatenate(mesh), np.concatenate(faces), lights.key_from, posed, blur=lights.penumbra)
         light = illuminate(lights, normals, person.shade, lit) * self.inner_light[:, None]
-        half = lights.key_from + [0, 0, 1.0]
+        half = lights.key_from + np.array([0, 0, 1.0])
         half /= np.linalg.norm(half)
-        gloss = np.clip(normals @ half, 0, 1) ** 18 * lit * lights.shine * lights.key.mean() * np.where(head.part == SKIN, 1.0, 0.4)
+        gloss = (
+            np.clip(normals @ half, 0, 1) ** 18
+            * lit
+            * lights.shine
+            * lights.key.mean()
+            * np.where(head.part == SKIN, 1.0, 0.4)
+        )
         # a highlight adds to the light; divided by the paint it would be multiplied with, it stays white on any skin
         light += (gloss * self.inner_light)[:, None] / person.tone
         (paper, lamp), depth = rasterize(posed, head.triangles, [self.paper, light], n, cull=True)
@@ -130,7 +150,9 @@ class Renderer:
 
         points = np.concatenate([posed, pose.apply(self.plug, self.plug_static)])
         plug_normals = pose.turn(self.plug_normal, self.plug_static)
-        plug_light = illuminate(lights, plug_normals, np.full(len(self.plug), 0.35, np.float32), np.full(len(self.plug), 0.3, np.float32))
+        plug_light = illuminate(
+            lights, plug_normals, np.full(len(self.plug), 0.35, np.float32), np.full(len(self.plug), 0.3, np.float32)
+        )
         triangles = np.concatenate([self.torso_triangles, self.plug_triangles + len(posed)])
         papers = np.concatenate([self.paper, self.plug_paper])
         dim = illuminate(lights, normals, np.full(len(posed), 0.4, np.float32), np.full(len(posed), 0.3, np.float32))
@@ -185,14 +207,19 @@ class Renderer:
             out[box] = expose(albedo * lamp[box])
         return out
 
-    def _shade_openings(self, colour: np.ndarray, material: np.ndarray, hit: np.ndarray, lights: Lights, posed: np.ndarray) -> None:
+    def _shade_openings(
+        self, colour: np.ndarray, material: np.ndarray, hit: np.ndarray, lights: Lights, posed: np.ndarray
+    ) -> None:
         """Lids and lips shade what lies behind them; a window shines in each cornea. In place."""
         inside = hit & (material >= 1.5)
         if not inside.any():
             return
         rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
         margin = self.size // 32
-        box = (slice(max(rows[0] - margin, 0), rows[-1] + margin), slice(max(columns[0] - margin, 0), columns[-1] + margin))
+        box = (
+            slice(max(rows[0] - margin, 0), rows[-1] + margin),
+            slice(max(columns[0] - margin, 0), columns[-1] + margin),
+        )
         cover = (hit[box] & (material[box] < 1.5)).astype(np.float32)
         scale = self.size / 512
         near = cv2.GaussianBlur(cover, (0, 0), 2.2 * scale)
@@ -238,7 +265,7 @@ class Renderer:
         light = illuminate(lights, normals * facing, shade, np.clip(0.3 + 0.7 * shade, 0, 1), wrap=0.3)
         gloss = np.zeros(len(points), np.float32)
         if layer.gloss:
-            half = lights.key_from + [0, 0, 1.0]
+            half = lights.key_from + np.array([0, 0, 1.0])
             half /= np.linalg.norm(half)
             if along is not None:
                 gloss = np.clip(1 - (along @ half) ** 2, 0, 1) ** 12 * np.clip(normals @ lights.key_from + 0.2, 0, 1)

@@ -59,7 +59,9 @@ def draw_lights(rng: np.random.Generator) -> Lights:
     return lights
 
 
-def illuminate(lights: Lights, normals: np.ndarray, shade: np.ndarray, lit: np.ndarray, wrap: float = 0.15) -> np.ndarray:
+def illuminate(
+    lights: Lights, normals: np.ndarray, shade: np.ndarray, lit: np.ndarray, wrap: float = 0.15
+) -> np.ndarray:
     """Light [n, 3] on unit normals [n, 3]; shade [n] share of the sky seen, lit [n] share of the key light."""
     up = 0.5 + 0.5 * normals[:, 1:2]
     ambient = lights.ground + (lights.sky - lights.ground) * up + lights.side * normals[:, :1]
@@ -87,7 +89,9 @@ def _boxes(rng: np.random.Generator, size: int) -> np.ndarray:
     for _ in range(int(rng.integers(2, 9))):
         x, y = rng.integers(-size // 4, size, 2)
         w, h = rng.integers(size // 12, size // 1.3, 2)
-        cv2.rectangle(out, (int(x), int(y)), (int(x + w), int(y + h)), (0.5 * wall + 0.5 * any_colour(rng)).tolist(), -1)
+        cv2.rectangle(
+            out, (int(x), int(y)), (int(x + w), int(y + h)), (0.5 * wall + 0.5 * any_colour(rng)).tolist(), -1
+        )
     return out * np.linspace(rng.uniform(0.7, 1.2), rng.uniform(0.6, 1.2), size, dtype=np.float32)[:, None, None]
 
 
@@ -129,8 +133,7 @@ def _noise(rng: np.random.Generator, size: int) -> np.ndarray:
     for cells in (2, 5, 12, 30):
         stretch = rng.choice([0.4, 1, 1, 2.5])
         shape = (max(2, int(cells * stretch)), max(2, int(cells / stretch)))
-        colour = rng.normal(0, 0.07, 3)
-        out += smooth_noise(rng, (size, size), shape)[..., None] * (colour + rng.normal(0, 0.06))
+        out += smooth_noise(rng, (size, size), shape)[..., None] * (rng.normal(0, 0.03, 3) + rng.normal(0, 0.08))
     return out
 
 
@@ -161,7 +164,7 @@ def photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     if rng.random() < 0.4:
         out = cv2.GaussianBlur(out, (0, 0), rng.uniform(0.3, 0.9))
     if rng.random() < 0.6:
-        grain = rng.standard_normal(out.shape[:2] + (1,)) * 0.7 + rng.standard_normal(out.shape) * 0.5
+        grain = rng.standard_normal((*out.shape[:2], 1)) * 0.7 + rng.standard_normal(out.shape) * 0.5
         out = out + grain * rng.uniform(0.5, 6)
     out = np.clip(out, 0, 255).astype(np.uint8)
     if rng.random() < 0.6:

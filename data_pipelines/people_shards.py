@@ -27,7 +27,12 @@ def encode(key: str, image: np.ndarray) -> np.ndarray:
     """uint8 image -> compressed bytes, uint8 [n]."""
     shown = image[..., ::-1] if image.ndim == 3 else image
     if key in JPEG:
-        settings = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+        settings = [
+            cv2.IMWRITE_JPEG_QUALITY,
+            95,
+            cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+            cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+        ]
         return cv2.imencode(".jpg", shown, settings)[1].ravel()
     return cv2.imencode(".png", shown, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].ravel()
 
@@ -114,7 +119,9 @@ class PeopleShards:
         self.folder, self.keep = Path(folder), keep
         header = self.folder / "people.json"
         if not header.exists():
-            raise InputError(f"no people.json in {folder}: write it with python -m data_pipelines.people --out {folder} --count N")
+            raise InputError(
+                f"no people.json in {folder}: write it with python -m data_pipelines.people --out {folder} --count N"
+            )
         self.header = json.loads(header.read_text())
         self._shards: OrderedDict[int, dict[str, np.ndarray]] = OrderedDict()
 

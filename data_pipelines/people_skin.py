@@ -23,13 +23,44 @@ from data_pipelines.people_canvas import (
 
 # Skin from light to dark, sRGB.
 TONES = np.array([
-    (240, 206, 184), (230, 190, 162), (218, 170, 138), (200, 146, 110), (168, 114, 80), (124, 80, 55), (92, 60, 43), (66, 44, 34),
+    (240, 206, 184), (230, 190, 162), (218, 170, 138), (200, 146, 110),
+    (168, 114, 80), (124, 80, 55), (92, 60, 43), (66, 44, 34),
 ]).astype(np.float32) / 255  # fmt: skip
-HAIRS = np.array([(18, 14, 13), (38, 26, 20), (64, 42, 28), (96, 62, 36), (140, 98, 56), (196, 158, 104), (118, 52, 26),
-                  (150, 146, 142), (214, 212, 208), (88, 84, 82)], np.float32) / 255
+HAIRS = (
+    np.array(
+        [
+            (18, 14, 13),
+            (38, 26, 20),
+            (64, 42, 28),
+            (96, 62, 36),
+            (140, 98, 56),
+            (196, 158, 104),
+            (118, 52, 26),
+            (150, 146, 142),
+            (214, 212, 208),
+            (88, 84, 82),
+        ],
+        np.float32,
+    )
+    / 255
+)
 HAIR_WEIGHTS = np.array([0.26, 0.2, 0.14, 0.1, 0.08, 0.07, 0.04, 0.05, 0.03, 0.03])
-IRISES = np.array([(52, 30, 18), (78, 46, 24), (104, 68, 36), (112, 104, 56), (92, 118, 84), (96, 132, 158), (120, 138, 148),
-                   (70, 96, 130)], np.float32) / 255
+IRISES = (
+    np.array(
+        [
+            (52, 30, 18),
+            (78, 46, 24),
+            (104, 68, 36),
+            (112, 104, 56),
+            (92, 118, 84),
+            (96, 132, 158),
+            (120, 138, 148),
+            (70, 96, 130),
+        ],
+        np.float32,
+    )
+    / 255
+)
 
 
 def mix(image: np.ndarray, colour: np.ndarray, alpha: np.ndarray) -> None:
@@ -108,7 +139,7 @@ def draw_lines(points: list[np.ndarray], thickness: int, blur: float) -> np.ndar
 
 
 def paint_skin(rng: np.random.Generator, canvas: Canvas, look: dict) -> np.ndarray:
-    """Face square [FACE, FACE, 3] sRGB. `look` holds tone, darkness, hair, age 0..1, male, stubble 0..1, scalp [FACE, FACE]."""
+    """Face square [FACE, FACE, 3] sRGB. look: tone, hair [3]; darkness, age, makeup, stubble 0..1; scalp as the face."""
     tone, darkness, age = look["tone"], look["darkness"], look["age"]
     face = np.empty((FACE, FACE, 3), np.float32)
     low = smooth_noise(rng, (FACE, FACE), (5, 8)) * 0.022 + smooth_noise(rng, (FACE, FACE), (20, 28)) * 0.014
@@ -125,7 +156,7 @@ def paint_skin(rng: np.random.Generator, canvas: Canvas, look: dict) -> np.ndarr
         dots = cv2.GaussianBlur((rng.random((FACE, FACE)) < 0.012).astype(np.float32), (0, 0), 1.0) * 4
         place = np.clip(canvas.cheeks * 1.2 + canvas.nose + 0.2, 0, 1)
         mix(face, tone * [0.72, 0.58, 0.48], np.clip(dots * place, 0, 0.7))
-    for _ in range(rng.poisson(1.2)):  # moles
+    for _ in range(rng.poisson(0.6)):  # moles
         x, y = rng.uniform(150, 360), rng.uniform(80, 420)
         dot = draw_lines([np.array([[x, y], [x + 0.5, y]])], int(rng.integers(2, 5)), 0.7)
         mix(face, tone * [0.5, 0.4, 0.38], np.clip(dot * 1.2, 0, 0.8))
@@ -137,29 +168,37 @@ def paint_skin(rng: np.random.Generator, canvas: Canvas, look: dict) -> np.ndarr
         for k in range(int(rng.integers(2, 5))):
             x = np.linspace(p[67, 0] - 8, p[297, 0] + 8, 24)
             y = p[10, 1] + (p[9, 1] - p[10, 1]) * (0.3 + 0.17 * k)
-            rows.append(np.stack([x, y + smooth_noise(rng, (2, 24), (2, 5))[0] * 2 + 6 * ((x - p[10, 0]) / 80) ** 2], 1))
+            rows.append(
+                np.stack([x, y + smooth_noise(rng, (2, 24), (2, 5))[0] * 2 + 6 * ((x - p[10, 0]) / 80) ** 2], 1)
+            )
         eyes = [p[[33]] + np.array([[0, 0], [-9, 2 + d]]) + [-4, d] for d in (-5, 0, 5)]
         eyes += [p[[263]] + np.array([[0, 0], [9, 2 + d]]) + [4, d] for d in (-5, 0, 5)]
-        bags = [p[EYE_LOWER[k]][1:-1] + [0, 9] for k in (0, 1)]
+        bags = [p[EYE_LOWER[k]][1:-1] + np.array([0, 9]) for k in (0, 1)]
         mix(face, tone * 0.6, draw_lines(rows + eyes + bags, 1, 1.2) * (age - 0.3) * rng.uniform(0.3, 1.2))
-    crease = [p[u][1:-1] + [0, -rng.uniform(4, 8)] for u in EYE_UPPER]
+    crease = [p[u][1:-1] + np.array([0, -rng.uniform(4, 8)]) for u in EYE_UPPER]
     mix(face, tone * 0.55, draw_lines(crease, 2, 1.4) * rng.uniform(0.1, 0.8))
     if look["makeup"] > 0.5:
-        shadow = sum(polygon(np.concatenate([p[u], (p[list(b)] + p[u][[0, 2, 4, 6, 8]])[::-1] / 2]), blur=4.0)
-                     for u, b in zip(EYE_UPPER, BROW_LOWER, strict=True))
+        shadow = sum(
+            polygon(np.concatenate([p[u], (p[list(b)] + p[u][[0, 2, 4, 6, 8]])[::-1] / 2]), blur=4.0)
+            for u, b in zip(EYE_UPPER, BROW_LOWER, strict=True)
+        )
         mix(face, rng.uniform(0.1, 0.6, 3).astype(np.float32), np.clip(shadow, 0, 1) * rng.uniform(0.1, 0.6))
     # lips
     colour = tone * np.array([0.86, 0.62, 0.62]) + np.array([0.05, 0.0, 0.01])
     strength = rng.uniform(0.35, 0.95)
     if look["makeup"] > 0.3:
-        colour = np.array([rng.uniform(0.45, 0.85), rng.uniform(0.05, 0.4), rng.uniform(0.1, 0.45)]) * (1 - 0.35 * darkness)
+        colour = np.array([rng.uniform(0.45, 0.85), rng.uniform(0.05, 0.4), rng.uniform(0.1, 0.45)]) * (
+            1 - 0.35 * darkness
+        )
         strength = rng.uniform(0.6, 1.0)
     ridges = 1 + 0.08 * smooth_noise(rng, (FACE, FACE), (16, 170))
     mix(face, (colour * ridges[..., None]).astype(np.float32), canvas.lips * strength)
     seam = draw_lines([p[LIPS_INNER[:11]]], 2, 1.0)
     mix(face, colour * 0.4, seam * 0.6)
     # hair that is only painted: stubble, shaved scalp, brows, lash lines
-    grain = np.clip(0.55 + 0.45 * cv2.GaussianBlur(rng.standard_normal((FACE, FACE)).astype(np.float32), (0, 0), 0.8) * 2, 0, 1.3)
+    grain = np.clip(
+        0.55 + 0.45 * cv2.GaussianBlur(rng.standard_normal((FACE, FACE)).astype(np.float32), (0, 0), 0.8) * 2, 0, 1.3
+    )
     hair = look["hair"]
     mix(face, hair * 0.7 + 0.3 * tone, np.clip(canvas.beard * grain * look["stubble"], 0, 0.9))
     mix(face, hair * 0.8 + 0.2 * tone, np.clip(look["scalp"] * (0.6 + 0.4 * grain), 0, 1))
