@@ -118,13 +118,15 @@ class Puppet:
         jaw = mean[:, 1] < marks[[61, 291], 1].mean()
         face = shown & (inside > -15) & (mean[:, 2] > marks[[234, 454], 2].min() - 0.05) & ~ears & (facing | jaw | (inside > 150))
         below = mean[:, 1] < marks[[132, 361], 1].mean()
-        # Behind the face's outline: soon seen when the head turns.
-        side = shown & ~ears & (mean[:, 1] < marks[[33, 263], 1].mean()) & (mean[:, 1] > marks[[58, 288], 1].mean() - 0.05) & ~face
-        away = dijkstra(self.shape.graph, indices=np.flatnonzero(face | side), min_only=True, limit=1.0)
+        # Behind the face's outline lies skin that is soon seen when the head turns; it fades out toward ear and neck.
+        ear, angle = marks[[234, 454], 2].min(), marks[[58, 288], 1].mean()
+        side = shown & ~ears & (mean[:, 1] < marks[[33, 263], 1].mean()) & (mean[:, 2] > ear - 0.3) & ~face
+        away = dijkstra(self.shape.graph, indices=np.flatnonzero(face | side & (mean[:, 1] > angle)), min_only=True, limit=1.0)
         low, high = _CHIN_FADE
         fade = np.clip((high - away) / (high - low), 0, 1)
         fade = np.where(below & shown & ~ears, fade * fade * (3 - 2 * fade), 0)
-        self.chin = np.where(face | side, 1.0, fade).astype(np.float32)
+        lateral = np.clip((mean[:, 2] - ear + 0.3) / 0.25, 0, 1) * np.clip((mean[:, 1] - angle + 0.35) / 0.3, 0, 1)
+        self.chin = np.where(face, 1.0, np.where(side, lateral, fade)).astype(np.float32)
         self.face = face
         self.face_triangles = triangles[(self.chin[triangles] > 0).any(1) & (face | side | below)[triangles].all(1)]
         lateral = (side & ~face)[self.face_triangles].any(1)
@@ -147,6 +149,10 @@ class Puppet:
         draw(posed, Surface(np.ascontiguousarray(solid), attributes), colour, depth, cull=True)
         face_depth = np.where(depth < FAR - 1e-3, depth, np.inf)
         face_depth = self._close_openings(face_depth, pixels)
+        # Skin about the jaw that the mesh does not reach is neck to us: it goes with the torso.
+        rest = np.isin(self.layers.segmap, HEAD) & ~self._relief_mask()
+        rest &= ~ndimage.binary_erosion(np.isfinite(face_depth), iterations=2)
+        self._left_over = cv2.GaussianBlur(rest.astype(np.float32), (0, 0), 0.7) * self.layers.alpha
         self.relief: Relief = build_relief(shape, self._relief_mask(), face_depth, self.face, self.centre)
 
         sheet = skin_sheet(self.image, self.layers, self.landmarks)
@@ -350,11 +356,13 @@ class Puppet:
         at, depth = buffers()
         draw(posed, self.inside, at, depth, cull=False)
         hit = depth < FAR - 1e-3
+        open_at = self._openings(posed, size)
+        hit &= open_at
         inner = sample(self.inner, at)[..., :3] * at[..., 2:]
         out[hit, :3], out[hit, 3] = inner[hit], 255
         at, depth = buffers()
         draw(pose(self.patch_vertices), self.patch, at, depth, cull=False)
-        self._over(out, sample(self.inner, at), (depth < FAR - 1e-3).astype(np.float32))
+        self._over(out, sample(self.inner, at), ((depth < FAR - 1e-3) & open_at).astype(np.float32))
 
         at, depth = buffers()
         draw(np.concatenate([posed, posed]), self.skin, at, depth, cull=True)
@@ -367,6 +375,14 @@ class Puppet:
         own = np.where(tag > 1.5, worn[..., 3] * np.float32(1 / 255), np.minimum(tag, 1))
         self._over(out, worn, own * hit)
         return out
+
+    def _openings(self, posed: np.ndarray, size: int) -> np.ndarray:
+        """[size, size] bool: within the outlines of lips and lids, the only places where the head's inside can be seen."""
+        mask = np.zeros((size, size), np.uint8)
+        for name in ("outer_lips", "left_eye", "right_eye"):
+            outline = project(posed[self.head.arrays[f"loop_{name}"].astype(int)]) * size
+            cv2.fillPoly(mask, [np.round(cv2.convexHull(outline.astype(np.float32))).astype(np.int32)], 1)
+        return cv2.dilate(mask, np.ones((3, 3))) > 0
 
     @staticmethod
     def _over(out: np.ndarray, colour: np.ndarray, alpha: np.ndarray) -> None:
@@ -392,8 +408,9 @@ class Puppet:
     def torso_layer(self, euler: np.ndarray, trans: np.ndarray, size: int) -> np.ndarray:
         """Torso [size, size, 4] float32 premultiplied: moved in the plane by what the head does to the neck."""
         if size not in self._torso:
-            whole = np.dstack([self.layers.torso, np.round(self.layers.torso_alpha * 255).astype(np.uint8)])
-            whole = np.round(whole * self._torso_keep()[..., None]).astype(np.uint8)
+            whole = np.dstack([self.layers.torso, self.layers.torso_alpha * 255]) * self._torso_keep()[..., None]
+            own = self._left_over[..., None] * np.dstack([self.image, np.full(self.image.shape[:2], 255, np.uint8)])
+            whole = np.round(own + whole * (1 - self._left_over[..., None])).astype(np.uint8)
             self._torso[size] = cv2.resize(whole, (size, size), interpolation=cv2.INTER_AREA)
         flow = self.torso_flow(euler, trans, size)
         y, x = np.mgrid[:size, :size].astype(np.float32)
