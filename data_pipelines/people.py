@@ -18,7 +18,7 @@ import numpy as np
 from data_pipelines.head import HEAD_FILE, SKIN, UPPER_TEETH, Head, draw_pncc, project
 from data_pipelines.people_canvas import EYE_LOWER, EYE_UPPER, LIPS_OUTER, build_canvas
 from data_pipelines.people_hair import STYLE_FEMALE, STYLE_MALE, STYLES, beard_layers, hair_layers
-from data_pipelines.people_layers import CENTRE, Scalp
+from data_pipelines.people_layers import Scalp
 from data_pipelines.people_motion import draw_expression, draw_identity
 from data_pipelines.people_render import BACKGROUND, PIVOT, Person, Picture, Pose, Renderer
 from data_pipelines.people_scene import draw_background, draw_lights, photograph
@@ -27,6 +27,7 @@ from data_pipelines.people_wardrobe import cap_layers, clothes_layers, glasses_l
 from r3p.camera import from_pose, rotation
 
 CROWNS = ((0.45, 0.0), (0.1, 0.35), (0.1, -0.35), (0.2, 0.0))  # tilt backward, lean sideways: where hair parts
+CROWN_ODDS = (0.55, 0.12, 0.12, 0.21)
 DEGREE = np.pi / 180
 
 
@@ -62,18 +63,15 @@ class People:
             grey = rng.uniform(0.35, 0.85)
             hair = hair + (np.float32(grey) - hair) * np.float32(rng.uniform(0.4, 1.0))
         style = str(rng.choice(STYLES, p=(STYLE_MALE if male else STYLE_FEMALE)))
-        scalp = self.scalps[
-            rng.choice(len(CROWNS), p=[0.55, 0.12, 0.12, 0.21])
-            if style in ("side", "medium", "long", "short", "tied")
-            else 0
-        ]
+        parted = style in ("side", "medium", "long", "short", "tied")
+        scalp = self.scalps[rng.choice(len(CROWNS), p=CROWN_ODDS) if parted else 0]
         bearded = male and rng.random() < 0.3
-        cover = self._hair_cover(scalp, rng)
+        painted = 0.25 * rng.random() if style == "bald" else 0.0 if style in ("scarf", "cap") else 0.85
         look = {
             "tone": tone, "darkness": darkness, "hair": hair, "age": age,
             "makeup": 0.0 if male else float(rng.random()),
             "stubble": float(rng.beta(1, 2) if male and rng.random() < 0.65 else 0.0),
-            "scalp": cover * (0.25 * rng.random() if style == "bald" else 0.0 if style in ("scarf", "cap") else 0.85),
+            "scalp": painted * scalp.cover,
         }  # fmt: skip
         paint = paint_person(rng, canvas, look)
         torso = clothes_layers(rng, head, canvas, neutral)
@@ -96,16 +94,6 @@ class People:
             shade[skin & (canvas.face_weight < 0.5)] *= 0.7
         tags = {"style": style, "male": male, "beard": bearded}
         return Person(identity, neutral, paint, torso, sheets, draw_lights(rng), shade, tone**2, tags)
-
-    def _hair_cover(self, scalp: Scalp, rng: np.random.Generator) -> np.ndarray:
-        """Share of each texel of the face square that lies under the hairline [FACE, FACE]."""
-        if not hasattr(scalp, "cover"):
-            local = (self.canvas.position - CENTRE) @ scalp.frame.T
-            elevation = np.arcsin(np.clip(local[..., 1] / np.maximum(np.linalg.norm(local, axis=-1), 1e-6), -1, 1))
-            line = np.interp(np.arctan2(local[..., 0], local[..., 2]), scalp.azimuth, scalp.hairline, period=2 * np.pi)
-            cover = np.clip((elevation - line) / 0.08 - 0.2, 0, 1) * (self.canvas.position != 0).any(-1)
-            scalp.cover = cv2.GaussianBlur(cover.astype(np.float32), (0, 0), 3)
-        return scalp.cover
 
     def pose(self, rng: np.random.Generator, free: bool, base: Pose | None = None) -> Pose:
         """A random pose; with `base` (the source's) the torso stays nearly where it was."""
@@ -204,13 +192,13 @@ class People:
     def weight(self, picture: Picture) -> np.ndarray:
         """Loss weights uint8 [s, s], 16 = 1: lips and what is between them 6.5, eyes 6.5, other head 1.5."""
         flat = project(self.head.landmarks(picture.vertices)) * self.size
-        mask = np.zeros((self.size, self.size), np.uint8)
+        mask: np.ndarray = np.zeros((self.size, self.size), np.uint8)
         for outline in (LIPS_OUTER, *(EYE_UPPER[k] + EYE_LOWER[k][::-1] for k in (0, 1))):
             hull = cv2.convexHull(flat[outline].astype(np.float32))
             cv2.fillPoly(mask, [np.round(hull).astype(np.int32)], 255)
         grow = max(3, self.size // 48) | 1
-        mask = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (grow, grow)))
-        soft = cv2.GaussianBlur(mask.astype(np.float32) / 255, (0, 0), self.size / 160)
+        grown = np.asarray(cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (grow, grow))))
+        soft = cv2.GaussianBlur(grown.astype(np.float32) / 255, (0, 0), self.size / 160)
         head = cv2.resize(picture.head_alpha, (self.size, self.size), interpolation=cv2.INTER_AREA)
         return np.round(16 * (1 + 0.5 * head + 5 * soft * head)).astype(np.uint8)
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from data_pipelines.head import SKIN, Head
 from data_pipelines.people_canvas import FACE, Canvas, smooth_noise
-from data_pipelines.people_layers import RINGS, TAIL, Cut, Layer, Scalp, grid_layer, hair_grid, strand_texture
+from data_pipelines.people_layers import RINGS, Cut, Layer, Scalp, grid_layer, hair_grid, strand_texture
 
 HAIR_KIND = 1
 STYLES = ("bald", "buzz", "short", "side", "medium", "long", "tied", "curly", "afro", "fringe", "scarf", "cap")
@@ -122,7 +122,7 @@ def hair_layers(
     cut, look = draw_cut(rng, style)
     cut.line = float(np.clip(rng.normal(0.03, 0.06), -0.06, 0.18))
     outer = hair_grid(rng, scalp, neutral, cut)
-    base = scalp.follow(scalp_base(scalp).reshape(-1, 3), neutral).reshape(outer.shape)
+    base = scalp.follow(scalp.base.reshape(-1, 3), neutral).reshape(outer.shape)
     rows = outer.shape[0]
     tips = None
     if rng.random() < 0.12:
@@ -150,7 +150,7 @@ def hair_layers(
         shade = np.clip(0.5 + 0.5 * down / 0.4, 0.5, 1)[:, None] * np.clip(0.6 + depth * 2, 0.6, 1)
         shade = np.concatenate([shade, shade[:, :1]], 1) * (1 - 0.25 * np.clip(down - 0.64, 0, 1))[:, None]
         layer.shade = shade.reshape(-1).astype(np.float32)
-        layer.extra["casts"] = k == 0
+        layer.casts = k == 0
         layers.append(layer)
     if style == "tied":
         at = scalp.follow(np.array([[rng.normal(0, 0.05), rng.choice([0.35, 0.75, 1.15]), -1.63]]), neutral)[0]
@@ -160,17 +160,6 @@ def hair_layers(
         if rng.random() < 0.5:
             layers.append(tail_layer(rng, at, colour, look))
     return layers
-
-
-def scalp_base(scalp: Scalp) -> np.ndarray:
-    """The mean's skull under the hair grid [rows, columns, 3] (kept by the scalp)."""
-    if not hasattr(scalp, "base"):
-        t = np.linspace(0, 1, RINGS)[:, None]
-        top = np.pi / 2 * 0.995
-        elevation = top + (scalp.hairline - top) * t
-        elevation = np.concatenate([elevation, np.repeat(scalp.hairline[None], TAIL, 0)])
-        scalp.base = scalp.points(np.broadcast_to(scalp.azimuth, elevation.shape), elevation)
-    return scalp.base
 
 
 def ball_layer(rng: np.random.Generator, centre: np.ndarray, radius: float, colour: np.ndarray, look: dict) -> Layer:
@@ -239,6 +228,6 @@ def beard_layers(
             bind=index,
             shade=np.maximum(shade[index], 0.35),
         )
-        layer.extra["length"] = (length * share * np.clip(weight[index] * 1.4, 0, 1) + 0.004).astype(np.float32)
+        layer.length = (length * share * np.clip(weight[index] * 1.4, 0, 1) + 0.004).astype(np.float32)
         out.append(layer)
     return out

@@ -5,13 +5,14 @@ skull, azimuth round a crown and elevation down from it, so that a strand is a c
 to the hairline and may go on over the forehead or hang down from there.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
-from data_pipelines.head import SKIN, Head, rasterize
+from data_pipelines.head import SKIN, Head, rasterize, vertex_normals
 from data_pipelines.people_canvas import Canvas, smooth_noise
 
 AZIMUTHS, RINGS, TAIL = 80, 20, 12  # columns; rows over the skull; rows beyond the hairline
@@ -26,10 +27,13 @@ HAIRLINE = np.array([
 
 @dataclass
 class Layer:
-    """One sheet. rest [v, 3]; triangles [t, 3]; uv [v, 2] texture pixels; texture [h, w, 4] squared sRGB and coverage.
+    """One sheet of cloth, hair or wire.
 
-    kind is the segmentation class; static [v] as in the head; bind [v] vertex of the head whose expression motion and
-    shading the sheet follows, or -1; gloss of its highlight; tangent: strands run along texture rows.
+    rest [v, 3]; triangles [t, 3]; uv [v, 2] in texture pixels; texture [h, w, 4] squared sRGB and coverage; kind is the
+    segmentation class; static [v] as in the head; shade [v] share of the sky seen. bind [v], length [v]: the sheet lies
+    that far over those vertices of the head instead of at rest. gloss is the strength of highlights; tangent [v, 3] the
+    direction of strands. grid (rows, columns): vertices are a regular grid over the texture. casts: throws shadows;
+    thin: both sides are seen.
     """
 
     rest: np.ndarray
@@ -38,11 +42,19 @@ class Layer:
     texture: np.ndarray
     kind: int
     static: np.ndarray
+    shade: np.ndarray
     bind: np.ndarray | None = None
+    length: np.ndarray | None = None
     gloss: float = 0.0
     tangent: np.ndarray | None = None
-    shade: np.ndarray | None = None
-    extra: dict = field(default_factory=dict)
+    grid: tuple[int, int] | None = None
+    casts: bool = False
+    thin: bool = False
+
+    @cached_property
+    def normals(self) -> np.ndarray:
+        """Unit normals at rest [v, 3]."""
+        return vertex_normals(self.rest, self.triangles)
 
 
 def grid_triangles(rows: int, columns: int, wrap: bool) -> np.ndarray:
@@ -111,6 +123,25 @@ class Scalp:
         self.skin = np.flatnonzero(skin)
         self.tree = cKDTree(vertices[self.skin])
         self.mean = vertices
+
+        self.position = canvas.position
+
+    @cached_property
+    def base(self) -> np.ndarray:
+        """The mean's skull under the hair grid [RINGS + TAIL, AZIMUTHS, 3]; the tail rows stay at the hairline."""
+        top = np.pi / 2 * 0.995
+        elevation = top + (self.hairline - top) * np.linspace(0, 1, RINGS)[:, None]
+        elevation = np.concatenate([elevation, np.repeat(self.hairline[None], TAIL, 0)])
+        return self.points(np.broadcast_to(self.azimuth, elevation.shape), elevation)
+
+    @cached_property
+    def cover(self) -> np.ndarray:
+        """Share of each texel of the face square that lies above the hairline [FACE, FACE] float32."""
+        local = (self.position - CENTRE) @ self.frame.T
+        elevation = np.arcsin(np.clip(local[..., 1] / np.maximum(np.linalg.norm(local, axis=-1), 1e-6), -1, 1))
+        line = np.interp(np.arctan2(local[..., 0], local[..., 2]), self.azimuth, self.hairline, period=2 * np.pi)
+        cover = np.clip((elevation - line) / 0.08 - 0.2, 0, 1) * (self.position != 0).any(-1)
+        return cv2.GaussianBlur(cover.astype(np.float32), (0, 0), 3)
 
     def points(self, azimuth: np.ndarray, elevation: np.ndarray) -> np.ndarray:
         """Angles (any shape) -> points on the mean skull [.., 3]."""
@@ -242,13 +273,8 @@ def grid_layer(grid: np.ndarray, texture: np.ndarray, kind: int, gloss: float) -
     tangent = np.gradient(closed, axis=0)
     tangent /= np.maximum(np.linalg.norm(tangent, axis=-1, keepdims=True), 1e-9)
     points = closed.reshape(-1, 3).astype(np.float32)
+    flat = np.zeros(len(points), np.float32)
     return Layer(
-        points,
-        grid_triangles(rows, columns + 1, False),
-        uv,
-        texture,
-        kind,
-        np.zeros(len(points), np.float32),
-        gloss=gloss,
-        tangent=tangent.reshape(-1, 3).astype(np.float32),
-    )
+        points, grid_triangles(rows, columns + 1, False), uv, texture, kind, flat, flat + np.float32(0.8), gloss=gloss,
+        tangent=tangent.reshape(-1, 3).astype(np.float32), grid=(rows, columns + 1),
+    )  # fmt: skip

@@ -70,6 +70,52 @@ class Pose:
         return out.astype(np.float32)
 
 
+@dataclass
+class Sheet:
+    """A soft picture under construction: premultiplied rgb, coverage, class, and the distance of what is nearest."""
+
+    rgb: np.ndarray
+    alpha: np.ndarray
+    label: np.ndarray
+    nearest: np.ndarray
+
+    @classmethod
+    def start(cls, rgb: np.ndarray, nearest: np.ndarray, mask: np.ndarray, kind: int) -> "Sheet":
+        return cls(rgb, mask.astype(np.float32), mask.astype(np.uint8) * np.uint8(kind), nearest.copy())
+
+    def _front(self, box: tuple[slice, slice], rgba: np.ndarray, depth: np.ndarray) -> tuple:
+        """Where `rgba` is seen in front: the trimmed box, its slices there, coverage; Nones if nowhere."""
+        a = rgba[..., 3] * (depth < self.nearest[box])
+        x, y, w, h = cv2.boundingRect((a > 0.004).astype(np.uint8))
+        if w == 0:
+            return None, None, None
+        part = (slice(y, y + h), slice(x, x + w))
+        top, left = box[0].start + y, box[1].start + x
+        return (slice(top, top + h), slice(left, left + w)), part, np.ascontiguousarray(a[part])
+
+    def lay(self, kind: int, box: tuple[slice, slice], rgba: np.ndarray, depth: np.ndarray) -> None:
+        """Put a layer over the picture where it is nearer."""
+        place, part, a = self._front(box, rgba, depth)
+        if place is None:
+            return
+        self.rgb[place] = cv2.blendLinear(self.rgb[place], np.ascontiguousarray(rgba[part][..., :3]), 1 - a, a)
+        self.alpha[place] += (1 - self.alpha[place]) * a
+        solid = a > 0.5
+        np.copyto(self.label[place], np.uint8(kind), where=solid)
+        np.copyto(self.nearest[place], depth[part], where=solid)
+
+    def cut(self, box: tuple[slice, slice], rgba: np.ndarray, depth: np.ndarray) -> None:
+        """Take away what a layer of the other picture hides."""
+        place, part, a = self._front(box, rgba, depth)
+        if place is None:
+            return
+        self.rgb[place] *= 1 - a[..., None]
+        self.alpha[place] *= 1 - a
+        solid = a > 0.5
+        np.copyto(self.label[place], np.uint8(BACKGROUND), where=solid)
+        np.copyto(self.nearest[place], depth[part], where=solid)
+
+
 class Renderer:
     """Draws persons at a fixed size; holds what does not change between persons."""
 
@@ -78,7 +124,7 @@ class Renderer:
         part = head.part
         skin_triangle = part[head.triangles[:, 0]] == SKIN
         neck = skin_triangle & (canvas.face_weight[head.triangles].min(1) < 0.5) & ~canvas.ears[head.triangles].any(1)
-        self.torso_triangles = head.triangles[neck & (head.mean[head.triangles][:, :, 1].max(1) < -0.35)]
+        neck_triangles = head.triangles[neck & (head.mean[head.triangles][:, :, 1].max(1) < -0.35)]
         # third drawn channel: 0..1 face weight of skin, 2 eyes, 3 teeth, 4 tongue
         material = np.where(
             part == SKIN, canvas.face_weight, np.where(part <= RIGHT_EYE, 2.0, np.where(part == TONGUE, 4.0, 3.0))
@@ -99,7 +145,6 @@ class Renderer:
             -1,
         )
         self.plug = plug.reshape(-1, 3)
-        self.plug_triangles = grid_triangles(8, 25, False)
         self.plug_static = np.interp(self.plug[:, 1], [-1.5, -0.9], [0.9, 0.1])
         outward = plug - np.array([0, 0, -0.9])
         outward[..., 1] = 0
@@ -112,89 +157,75 @@ class Renderer:
             & (head.mean[:, 2] > -0.88)
         )
         spot = canvas.uv[under].mean(0) if under.any() else np.array([FACE / 2, FACE * 0.87])
-        self.plug_paper = np.concatenate([np.broadcast_to(spot, (len(self.plug), 2)), np.zeros((len(self.plug), 1))], 1)
+        plug_paper = np.concatenate([np.broadcast_to(spot, (len(self.plug), 2)), np.zeros((len(self.plug), 1))], 1)
+        self.neck_paper = np.concatenate([self.paper, plug_paper])
+        self.neck_triangles = np.concatenate([neck_triangles, grid_triangles(8, 25, False) + len(part)])
+        self.neck_vertices = np.unique(self.neck_triangles)
+        self.wet = np.where(part == SKIN, 1.0, 0.4)
 
     def draw(self, person: Person, expression: np.ndarray, pose: Pose) -> Picture:
         """expression [64] -> the person under `pose`."""
-        head, canvas, lights, n = self.head, self.canvas, person.lights, self.size
-        rest = head.express(person.neutral, expression)
-        posed = pose.apply(rest, canvas.static)
+        head, canvas, lights = self.head, self.canvas, person.lights
+        posed = pose.apply(head.express(person.neutral, expression), canvas.static)
         normals = vertex_normals(posed, head.triangles)
-        casters = [layer for layer in person.head_layers if layer.extra.get("casts")]
-        moved = {
-            id(layer): self._place(layer, pose, posed, normals) for layer in person.torso_layers + person.head_layers
-        }
-        mesh, faces = [posed], [head.triangles]
-        for layer in casters:
-            faces.append(layer.triangles + sum(map(len, mesh)))
-            mesh.append(moved[id(layer)][0])
-        lit = lit_share(np.concatenate(mesh), np.concatenate(faces), lights.key_from, posed, blur=lights.penumbra)
-        light = illuminate(lights, normals, person.shade, lit) * self.inner_light[:, None]
-        half = lights.key_from + np.array([0, 0, 1.0])
-        half /= np.linalg.norm(half)
-        gloss = (
-            np.clip(normals @ half, 0, 1) ** 18
-            * lit
-            * lights.shine
-            * lights.key.mean()
-            * np.where(head.part == SKIN, 1.0, 0.4)
-        )
-        # a highlight adds to the light; divided by the paint it would be multiplied with, it stays white on any skin
-        light += (gloss * self.inner_light)[:, None] / person.tone
-        (paper, lamp), depth = rasterize(posed, head.triangles, [self.paper, light], n, cull=True)
+        layers = person.torso_layers + person.head_layers
+        moved = {id(layer): self._place(layer, pose, posed, normals) for layer in layers}
+        light = self._skin_light(person, posed, normals, moved)
+        (paper, lamp), depth = rasterize(posed, head.triangles, [self.paper, light], self.size, cull=True)
         colour = self._develop(person.paint, paper, lamp, depth)
-        hit = depth < FAR
-        material = paper[..., 2]
+        hit, material = depth < FAR, paper[..., 2]
         self._shade_openings(colour, material, hit, lights, posed)
         is_head = hit & (material >= 0.5)
 
-        points = np.concatenate([posed, pose.apply(self.plug, self.plug_static)])
-        plug_normals = pose.turn(self.plug_normal, self.plug_static)
-        plug_light = illuminate(
-            lights, plug_normals, np.full(len(self.plug), 0.35, np.float32), np.full(len(self.plug), 0.3, np.float32)
-        )
-        triangles = np.concatenate([self.torso_triangles, self.plug_triangles + len(posed)])
-        papers = np.concatenate([self.paper, self.plug_paper])
-        dim = illuminate(lights, normals, np.full(len(posed), 0.4, np.float32), np.full(len(posed), 0.3, np.float32))
-        (paper2, lamp2), torso_depth = rasterize(points, triangles, [papers, np.concatenate([dim, plug_light])], n)
-        torso = self._develop(person.paint, paper2, lamp2, torso_depth)
+        torso, torso_depth = self._draw_neck(person, pose, posed, normals)
         own = hit & ~is_head
-        torso[own] = colour[own]
-        torso_depth[own] = depth[own]
-        torso_hit = torso_depth < FAR
-        torso[~torso_hit] = 0
-        torso_alpha = torso_hit.astype(np.float32)
-        torso_label = np.where(torso_hit, NECK, 0).astype(np.uint8)
-
-        head_rgb = colour * is_head[..., None]
-        head_alpha = is_head.astype(np.float32)
-        head_label = np.where(is_head, FACE_SKIN, 0).astype(np.uint8)
-        nearest = np.where(is_head, depth, np.where(hit, depth, FAR))
+        np.copyto(torso, colour, where=own[..., None])
+        np.copyto(torso_depth, depth, where=own)
+        below = Sheet.start(torso, torso_depth, torso_depth < FAR, NECK)
+        above = Sheet.start(colour * is_head[..., None], depth, is_head, FACE_SKIN)
         for layer in person.torso_layers:
-            box, rgba, d = self._sheet(layer, moved[id(layer)], lights)
-            if box is None:
-                continue
-            front = (d < torso_depth[box]) * rgba[..., 3]
-            torso[box] += (rgba[..., :3] - torso[box]) * front[..., None]
-            torso_alpha[box] += (1 - torso_alpha[box]) * front
-            torso_label[box][front > 0.5] = layer.kind
-            torso_depth[box][front > 0.5] = d[front > 0.5]
-            over = (d < nearest[box]) * rgba[..., 3]
-            head_rgb[box] *= 1 - over[..., None]
-            head_alpha[box] *= 1 - over
-            head_label[box][over > 0.5] = 0
-            nearest[box][over > 0.5] = d[over > 0.5]
+            drawn = self._draw_layer(layer, moved[id(layer)], lights)
+            if drawn is not None:
+                below.lay(layer.kind, *drawn)
+                above.cut(*drawn)
         for layer in person.head_layers:
-            box, rgba, d = self._sheet(layer, moved[id(layer)], lights)
-            if box is None:
-                continue
-            a = (d < nearest[box]) * rgba[..., 3]
-            head_rgb[box] += (rgba[..., :3] - head_rgb[box]) * a[..., None]
-            head_alpha[box] += (1 - head_alpha[box]) * a
-            head_label[box][a > 0.5] = layer.kind
-            nearest[box][a > 0.6] = d[a > 0.6]
+            drawn = self._draw_layer(layer, moved[id(layer)], lights)
+            if drawn is not None:
+                above.lay(layer.kind, *drawn)
         mouth = (hit & (material > 2.5)).astype(np.float32)
-        return Picture(head_rgb, head_alpha, head_label, torso, torso_alpha, torso_label, posed, mouth)
+        return Picture(above.rgb, above.alpha, above.label, below.rgb, below.alpha, below.label, posed, mouth)
+
+    def _skin_light(
+        self, person: Person, posed: np.ndarray, normals: np.ndarray, moved: dict[int, tuple]
+    ) -> np.ndarray:
+        """Light [v, 3] on the head's vertices, with the shadows that head and hair cast, and highlights."""
+        head, lights = self.head, person.lights
+        mesh, faces = [posed], [head.triangles]
+        for layer in person.head_layers:
+            if layer.casts:
+                faces.append(layer.triangles + sum(len(m) for m in mesh))
+                mesh.append(moved[id(layer)][0])
+        lit = lit_share(np.concatenate(mesh), np.concatenate(faces), lights.key_from, posed, blur=lights.penumbra)
+        light = illuminate(lights, normals, person.shade, lit) * self.inner_light[:, None]
+        gloss = np.clip(normals @ half_way(lights), 0, 1) ** 18 * lit * self.wet * lights.shine * lights.key.mean()
+        # a highlight adds to the light; divided by the paint it would be multiplied with, it stays white on any skin
+        return light + (gloss * self.inner_light)[:, None] / person.tone
+
+    def _draw_neck(self, person: Person, pose: Pose, posed: np.ndarray, normals: np.ndarray) -> tuple:
+        """Neck and shoulders without the head, going on upward inside it, in even light: colour and distance."""
+        points = np.concatenate([posed, pose.apply(self.plug, self.plug_static)])
+        normals = np.concatenate([normals, pose.turn(self.plug_normal, self.plug_static)])
+        even = np.full(len(points), 0.38, np.float32)
+        light = illuminate(person.lights, normals, even, 0.8 * even)
+        box = bounds(points[self.neck_vertices], self.size)
+        colour = np.zeros((self.size, self.size, 3), np.float32)
+        depth = np.full((self.size, self.size), FAR, np.float32)
+        if box is not None:
+            (paper, lamp), depth[box] = rasterize(
+                points, self.neck_triangles, [self.neck_paper, light], self.size, box=box
+            )
+            colour[box] = self._develop(person.paint, paper, lamp, depth[box])
+        return colour, depth
 
     def _develop(self, paint: np.ndarray, paper: np.ndarray, lamp: np.ndarray, depth: np.ndarray) -> np.ndarray:
         """Painted canvas under light -> sRGB with a soft shoulder; black where nothing was drawn."""
@@ -248,42 +279,55 @@ class Renderer:
         """Posed vertices, normals and strand directions (or None) of a sheet."""
         if layer.bind is not None:
             n = normals[layer.bind]
-            return posed[layer.bind] + n * layer.extra["length"][:, None], n, None
-        if "normals" not in layer.extra:
-            layer.extra["normals"] = vertex_normals(layer.rest, layer.triangles)
+            return posed[layer.bind] + n * np.asarray(layer.length)[:, None], n, None
         along = None if layer.tangent is None else pose.turn(layer.tangent, layer.static)
-        return pose.apply(layer.rest, layer.static), pose.turn(layer.extra["normals"], layer.static), along
+        return pose.apply(layer.rest, layer.static), pose.turn(layer.normals, layer.static), along
 
-    def _sheet(self, layer: Layer, placed: tuple, lights: Lights) -> tuple:
-        """Draw one sheet: (box, rgba of the box, depth of the box), or Nones when out of sight."""
+    def _draw_layer(self, layer: Layer, placed: tuple, lights: Lights) -> tuple | None:
+        """One sheet of it, lit: (box, rgba and distance there), or None when out of sight."""
         points, normals, along = placed
         box = bounds(points, self.size)
         if box is None:
-            return None, None, None
-        facing = np.where(normals[:, 2:] < -0.2, -1.0, 1.0) if layer.extra.get("thin") else 1.0
-        shade = layer.shade if layer.shade is not None else np.full(len(points), 0.8, np.float32)
-        light = illuminate(lights, normals * facing, shade, np.clip(0.3 + 0.7 * shade, 0, 1), wrap=0.3)
+            return None
+        facing = np.where(normals[:, 2:] < -0.2, -1.0, 1.0) if layer.thin else 1.0
+        light = illuminate(lights, normals * facing, layer.shade, 0.3 + 0.7 * layer.shade, wrap=0.3)
         gloss = np.zeros(len(points), np.float32)
         if layer.gloss:
-            half = lights.key_from + np.array([0, 0, 1.0])
-            half /= np.linalg.norm(half)
+            half = half_way(lights)
             if along is not None:
                 gloss = np.clip(1 - (along @ half) ** 2, 0, 1) ** 12 * np.clip(normals @ lights.key_from + 0.2, 0, 1)
             else:
                 gloss = np.clip(normals @ half, 0, 1) ** 30
-            gloss = (gloss * layer.gloss * lights.key.mean()).astype(np.float32)
+            gloss = gloss * layer.gloss * lights.key.mean()
+        texture = layer.texture
         paper = np.concatenate([layer.uv, gloss[:, None]], 1)
-        (sheet, lamp), depth = rasterize(points, layer.triangles, [paper, light], self.size, box=box)
+        if layer.grid is not None:
+            # vertices are a grid over the texture: light that, and draw once instead of twice
+            shape = (texture.shape[1], texture.shape[0])
+            both = np.concatenate([light, gloss[:, None]], 1).astype(np.float32).reshape(*layer.grid, 4)
+            both = np.asarray(cv2.resize(both, shape, interpolation=cv2.INTER_LINEAR))
+            paint = texture[..., :3]
+            lit = expose(paint * both[..., :3] + both[..., 3:] * np.sqrt(paint + 0.02))
+            texture = np.concatenate([lit, texture[..., 3:]], 2)
+            (sheet,), depth = rasterize(points, layer.triangles, [paper], self.size, box=box)
+        else:
+            (sheet, lamp), depth = rasterize(points, layer.triangles, [paper, light], self.size, box=box)
         column, row = np.ascontiguousarray(sheet[..., 0]), np.ascontiguousarray(sheet[..., 1])
-        rgba = cv2.remap(layer.texture, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        rgba[..., :3] = expose(rgba[..., :3] * lamp + sheet[..., 2:] * np.sqrt(rgba[..., :3] + 0.02))
+        rgba = cv2.remap(texture, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        if layer.grid is None:
+            rgba[..., :3] = expose(rgba[..., :3] * lamp + sheet[..., 2:] * np.sqrt(rgba[..., :3] + 0.02))
         rgba[..., 3] *= depth < FAR
         return box, rgba, depth
 
 
+def half_way(lights: Lights) -> np.ndarray:
+    """Unit vector between the key light and the camera."""
+    half = lights.key_from + np.array([0, 0, 1.0])
+    return half / np.linalg.norm(half)
+
+
 def expose(linear: np.ndarray) -> np.ndarray:
-    """Linear light -> sRGB-like 0..1, gamma 2 with a shoulder above 0.8."""
-    out = np.sqrt(np.maximum(linear, 0, out=linear), out=linear)
-    high = out > 0.8
-    out[high] = 0.8 + 0.2 * (1 - np.exp(-(out[high] - 0.8) / 0.2))
-    return out
+    """Linear light -> sRGB-like 0..1: gamma 2 with a shoulder above 0.8."""
+    out = np.sqrt(np.maximum(linear, 0))
+    over = np.maximum(out - 0.8, 0)
+    return np.minimum(out, 0.8) + over / (1 + over / 0.2)

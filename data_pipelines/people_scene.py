@@ -53,7 +53,7 @@ def draw_lights(rng: np.random.Generator) -> Lights:
     )
     one = np.ones(1)
     seen = illuminate(lights, np.array([[0.0, 0.25, 0.97]]), one, one).mean()
-    exposure = rng.uniform(0.55, 1.05) / float(seen)
+    exposure = rng.uniform(0.6, 1.15) / float(seen)
     for name in ("sky", "ground", "side", "key", "fill"):
         setattr(lights, name, getattr(lights, name) * exposure)
     return lights
@@ -88,7 +88,7 @@ def _boxes(rng: np.random.Generator, size: int) -> np.ndarray:
     out[:] = wall
     for _ in range(int(rng.integers(2, 9))):
         x, y = rng.integers(-size // 4, size, 2)
-        w, h = rng.integers(size // 12, size // 1.3, 2)
+        w, h = rng.integers(size // 12, int(size / 1.3), 2)
         cv2.rectangle(
             out, (int(x), int(y)), (int(x + w), int(y + h)), (0.5 * wall + 0.5 * any_colour(rng)).tolist(), -1
         )
@@ -162,13 +162,12 @@ def photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """A camera's faults on uint8 [h, w, 3]: blur, noise, white balance, JPEG."""
     out = image.astype(np.float32)
     if rng.random() < 0.4:
-        out = cv2.GaussianBlur(out, (0, 0), rng.uniform(0.3, 0.9))
+        out = np.asarray(cv2.GaussianBlur(out, (0, 0), rng.uniform(0.3, 0.9)))
     if rng.random() < 0.6:
         grain = rng.standard_normal((*out.shape[:2], 1)) * 0.7 + rng.standard_normal(out.shape) * 0.5
-        out = out + grain * rng.uniform(0.5, 6)
-    out = np.clip(out, 0, 255).astype(np.uint8)
+        out += (grain * rng.uniform(0.5, 6)).astype(np.float32)
+    photo = np.clip(out, 0, 255).astype(np.uint8)
     if rng.random() < 0.6:
-        quality = int(rng.integers(55, 96))
-        _, code = cv2.imencode(".jpg", out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        out = np.ascontiguousarray(cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1])
-    return out
+        _, code = cv2.imencode(".jpg", photo[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(55, 96))])
+        photo = np.ascontiguousarray(np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))[..., ::-1])
+    return photo

@@ -33,13 +33,15 @@ def encode(key: str, image: np.ndarray) -> np.ndarray:
             cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
             cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
         ]
-        return cv2.imencode(".jpg", shown, settings)[1].ravel()
-    return cv2.imencode(".png", shown, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].ravel()
+        return np.asarray(cv2.imencode(".jpg", shown, settings)[1]).ravel()
+    return np.asarray(cv2.imencode(".png", shown, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1]).ravel()
 
 
 def decode(data: np.ndarray) -> np.ndarray:
     """Compressed bytes -> uint8 image, RGB or one channel."""
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise InputError(f"{len(data)} bytes of a shard are no image: write the shard again")
     return np.ascontiguousarray(image[..., ::-1]) if image.ndim == 3 else image
 
 
@@ -86,7 +88,8 @@ def write_shard(number: int, folder: Path, count: int, seed: int, size: int, pnc
     first = number * PER_SHARD
     shard = pack([people[k] for k in range(first, min(first + PER_SHARD, count))])
     part = path.with_suffix(".part.npz")
-    np.savez(part, **shard)
+    with part.open("wb") as file:
+        np.savez(file, **shard)  # type: ignore[arg-type]
     part.rename(path)
 
 

@@ -63,14 +63,14 @@ IRISES = (
 )
 
 
-def mix(image: np.ndarray, colour: np.ndarray, alpha: np.ndarray) -> None:
+def mix(image: np.ndarray, colour: np.ndarray | float, alpha: np.ndarray) -> None:
     """Lay `colour` [3] or [h, w, 3] over image [h, w, 3] in place with alpha [h, w]; touches only where alpha shows."""
     x, y, w, h = cv2.boundingRect((alpha > 0.002).astype(np.uint8))
     if w == 0:
         return
     part = image[y : y + h, x : x + w]
-    colour = np.asarray(colour, np.float32)
-    over = colour[y : y + h, x : x + w] if colour.ndim == 3 else colour
+    paint = np.asarray(colour, np.float32)
+    over = paint[y : y + h, x : x + w] if paint.ndim == 3 else paint
     part += (over - part) * alpha[y : y + h, x : x + w, None].astype(np.float32)
 
 
@@ -139,7 +139,7 @@ def draw_lines(points: list[np.ndarray], thickness: int, blur: float) -> np.ndar
 
 
 def paint_skin(rng: np.random.Generator, canvas: Canvas, look: dict) -> np.ndarray:
-    """Face square [FACE, FACE, 3] sRGB. look: tone, hair [3]; darkness, age, makeup, stubble 0..1; scalp as the face."""
+    """sRGB [FACE, FACE, 3]. look: tone, hair [3]; darkness, age, makeup, stubble 0..1; scalp [FACE, FACE]."""
     tone, darkness, age = look["tone"], look["darkness"], look["age"]
     face = np.empty((FACE, FACE, 3), np.float32)
     low = smooth_noise(rng, (FACE, FACE), (5, 8)) * 0.022 + smooth_noise(rng, (FACE, FACE), (20, 28)) * 0.014
@@ -164,7 +164,7 @@ def paint_skin(rng: np.random.Generator, canvas: Canvas, look: dict) -> np.ndarr
     lines = [p[[129, 205, 206, 216]] + [0, 3], p[[358, 425, 426, 436]] + [0, 3]]
     mix(face, tone * 0.62, draw_lines(lines, 2, 3.0) * rng.uniform(0.05, 0.2 + 0.9 * age))
     if age > 0.45:
-        rows = []
+        rows: list[np.ndarray] = []
         for k in range(int(rng.integers(2, 5))):
             x = np.linspace(p[67, 0] - 8, p[297, 0] + 8, 24)
             y = p[10, 1] + (p[9, 1] - p[10, 1]) * (0.3 + 0.17 * k)
@@ -206,7 +206,7 @@ def paint_skin(rng: np.random.Generator, canvas: Canvas, look: dict) -> np.ndarr
     mix(face, brow, draw_brows(rng, canvas) * rng.uniform(0.55, 0.95))
     upper = draw_lines([p[u] + [0, -0.5] for u in EYE_UPPER], int(2 + (look["makeup"] > 0.3)), 0.8)
     lower = draw_lines([p[u] + [0, 1.0] for u in EYE_LOWER], 1, 0.9)
-    mix(face, np.float32(0.06), np.clip(upper * rng.uniform(0.5, 1.0), 0, 1))
+    mix(face, 0.06, np.clip(upper * rng.uniform(0.5, 1.0), 0, 1))
     mix(face, tone * 0.45, lower * rng.uniform(0.1, 0.6))
     return np.clip(face, 0.01, 1)
 
@@ -233,7 +233,7 @@ def paint_eye(rng: np.random.Generator, canvas: Canvas, darkness: float) -> np.n
     soft = 0.05
     mix(eye, body.astype(np.float32), np.clip((iris - r) / soft + 0.5, 0, 1))
     mix(eye, colour * 0.35, np.exp(-(((r - iris * 0.96) / 0.05) ** 2)) * 0.8)
-    mix(eye, np.float32(0.02), np.clip((pupil - r) / soft + 0.5, 0, 1))
+    mix(eye, 0.02, np.clip((pupil - r) / soft + 0.5, 0, 1))
     return np.clip(eye, 0.01, 1)
 
 

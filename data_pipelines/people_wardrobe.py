@@ -5,7 +5,6 @@ import numpy as np
 
 from data_pipelines.head import LEFT_EYE, RIGHT_EYE, SKIN, Head
 from data_pipelines.people_canvas import Canvas, smooth_noise
-from data_pipelines.people_hair import scalp_base
 from data_pipelines.people_layers import RINGS, TAIL, Cut, Layer, Scalp, grid_layer, grid_triangles, hair_grid
 from data_pipelines.people_scene import any_colour
 
@@ -162,7 +161,7 @@ def _collar(rng: np.random.Generator, neutral: np.ndarray, head: Head, cloth: np
         np.full(len(points), 0.95, np.float32),
         shade=shade,
     )
-    layer.extra["thin"] = True
+    layer.thin = True
     return layer
 
 
@@ -208,9 +207,10 @@ def glasses_layers(rng: np.random.Generator, head: Head, neutral: np.ndarray) ->
     )
     bridge[:, 2] = np.minimum(bridge[:, 2], front)
     parts.append(tube(bridge, thick, False))
-    points, faces = [], []
+    points: list[np.ndarray] = []
+    faces: list[np.ndarray] = []
     for p, f in parts:
-        faces.append(f + sum(map(len, points)))
+        faces.append(f + sum(len(q) for q in points))
         points.append(p)
     stacked = np.concatenate(points).astype(np.float32)
     texture = np.empty((4, 4, 4), np.float32)
@@ -253,7 +253,7 @@ def glasses_layers(rng: np.random.Generator, head: Head, neutral: np.ndarray) ->
 def cap_layers(rng: np.random.Generator, scalp: Scalp, neutral: np.ndarray) -> list[Layer]:
     """A knitted cap, or a cap with a peak."""
     colour = any_colour(rng)
-    base = scalp.follow(scalp_base(scalp).reshape(-1, 3), neutral).reshape(RINGS + TAIL, -1, 3)[: RINGS - 1]
+    base = scalp.follow(scalp.base.reshape(-1, 3), neutral).reshape(RINGS + TAIL, -1, 3)[: RINGS - 1]
     away = base - np.array([0, 0.3, -0.83])
     away /= np.linalg.norm(away, axis=-1, keepdims=True)
     drop = np.linspace(0, 1, len(base))[:, None, None]
@@ -264,7 +264,7 @@ def cap_layers(rng: np.random.Generator, scalp: Scalp, neutral: np.ndarray) -> l
     rgb = np.clip(colour * knit, 0.01, 1) ** 2
     texture = np.concatenate([np.broadcast_to(rgb, (128, 384, 3)), np.ones((128, 384, 1))], 2).astype(np.float32)
     cap = grid_layer(grid, texture, OTHERS_KIND, 0.0)
-    cap.extra["casts"] = True
+    cap.casts = True
     out = [cap]
     if rng.random() < 0.5:
         columns = np.flatnonzero(np.abs(scalp.azimuth) < 0.8)
@@ -283,7 +283,7 @@ def cap_layers(rng: np.random.Generator, scalp: Scalp, neutral: np.ndarray) -> l
             shade=np.full(len(points), 0.7, np.float32),
         )
         brim.texture[..., 3] = 1
-        brim.extra |= {"casts": True, "thin": True}
+        brim.casts = brim.thin = True
         out.append(brim)
     return out
 
@@ -305,7 +305,7 @@ def scarf_layers(rng: np.random.Generator, scalp: Scalp, neutral: np.ndarray) ->
     pattern = cv2.resize(cloth_pattern(rng), (384, 128))
     texture = np.concatenate([pattern**2, np.ones((128, 384, 1))], 2).astype(np.float32)
     hood = grid_layer(grid, texture, OTHERS_KIND, 0.03)
-    hood.extra |= {"casts": True, "thin": True}
+    hood.casts = hood.thin = True
     a = np.linspace(-np.pi / 1.6, np.pi / 1.6, 40)
     rows = [(0.52, -0.78), (0.6, -0.95), (0.72, -1.3), (0.95, -1.9), (1.2, -2.4)]
     wrap = np.stack(
