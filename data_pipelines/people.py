@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_pipelines.head import HEAD_FILE, SKIN, UPPER_TEETH, Head, draw_pncc, project
+from data_pipelines.head import HEAD_FILE, SKIN, TONGUE, UPPER_TEETH, Head, draw_pncc, project
 from data_pipelines.people_canvas import EYE_LOWER, EYE_UPPER, LIPS_OUTER, build_canvas
 from data_pipelines.people_hair import STYLE_FEMALE, STYLE_MALE, STYLES, beard_layers, hair_layers
 from data_pipelines.people_layers import Scalp
@@ -55,6 +55,7 @@ class People:
         identity = draw_identity(rng, len(head.identity))
         neutral = head.vertices(identity, np.zeros(len(head.expression), np.float32))
         neutral[head.part == UPPER_TEETH, 1] -= rng.uniform(0.0, 0.05)  # some show their upper teeth sooner
+        neutral[head.part == TONGUE, 1] -= rng.uniform(0.0, 0.07)
         male = rng.random() < 0.5
         age = float(rng.beta(1.2, 1.6))
         tone, darkness = skin_tone(rng)

@@ -166,11 +166,9 @@ def paint_skin(rng: np.random.Generator, canvas: Canvas, look: dict) -> np.ndarr
     if age > 0.45:
         rows: list[np.ndarray] = []
         for k in range(int(rng.integers(2, 5))):
-            x = np.linspace(p[67, 0] - 8, p[297, 0] + 8, 24)
-            y = p[10, 1] + (p[9, 1] - p[10, 1]) * (0.3 + 0.17 * k)
-            rows.append(
-                np.stack([x, y + smooth_noise(rng, (2, 24), (2, 5))[0] * 2 + 6 * ((x - p[10, 0]) / 80) ** 2], 1)
-            )
+            across = np.linspace(p[67, 0] - 8, p[297, 0] + 8, 24)
+            height = p[10, 1] + (p[9, 1] - p[10, 1]) * (0.3 + 0.17 * k) + 6 * ((across - p[10, 0]) / 80) ** 2
+            rows.append(np.stack([across, height + 2 * smooth_noise(rng, (2, 24), (2, 5))[0]], 1))
         eyes = [p[[33]] + np.array([[0, 0], [-9, 2 + d]]) + [-4, d] for d in (-5, 0, 5)]
         eyes += [p[[263]] + np.array([[0, 0], [9, 2 + d]]) + [4, d] for d in (-5, 0, 5)]
         bags = [p[EYE_LOWER[k]][1:-1] + np.array([0, 9]) for k in (0, 1)]
