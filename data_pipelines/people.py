@@ -107,7 +107,7 @@ class People:
         euler = euler * DEGREE
         if base is None:
             torso_euler = np.array([rng.normal(0, 2), rng.normal(0, 9), rng.normal(0, 1.5)]) * DEGREE
-            torso_trans = np.array([rng.normal(0, 0.1), rng.normal(-0.02, 0.07), rng.uniform(-3.2, 0.3)])
+            torso_trans = np.array([rng.normal(0, 0.1), rng.normal(0.05, 0.06), rng.uniform(-3.6, -0.3)])
         else:
             torso_euler = base.torso_euler + rng.normal(0, [0.7, 1.5, 0.6]) * DEGREE
             torso_trans = base.torso_trans + rng.normal(0, [0.02, 0.015, 0.05])

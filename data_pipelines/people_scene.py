@@ -37,7 +37,7 @@ def draw_lights(rng: np.random.Generator) -> Lights:
     key = rng.uniform(0.35, 1.0) * (1.15 - ambient) * 1.6
     cool = np.array([1 - warm * 0.7, 1.0, 1 + warm * 0.7]) * rng.normal(1, 0.03, 3)
     if rng.random() < 0.05:
-        tint, cool = tint * rng.uniform(0.5, 1.2, 3), cool * rng.uniform(0.5, 1.2, 3)
+        tint, cool = tint * rng.uniform(0.75, 1.2, 3), cool * rng.uniform(0.75, 1.2, 3)
     bias = rng.normal(0, 0.5)
     lights = Lights(
         sky=ambient * cool * rng.uniform(1.0, 1.35),
