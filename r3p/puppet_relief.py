@@ -109,7 +109,7 @@ def build_relief(shape: Shape, mask: np.ndarray, depth: np.ndarray, face: np.nda
     back = plane + _BACK * np.where(on_face, 0.3, height)
 
     keep = ndimage.binary_dilation(free, iterations=2) & (deep <= _BAND)
-    rim = ndimage.distance_transform_edt(free) <= 0.14 * _CELLS
+    rim = ndimage.distance_transform_edt(free) <= 0.09 * _CELLS
     pixels = np.stack([gx, gy], -1).reshape(-1, 2)
     vertices = shape.unpose(unproject(pixels / size, front.ravel()))
     back_vertices = shape.unpose(unproject(pixels / size, back.ravel()))

@@ -154,10 +154,17 @@ class Shape:
         """The photograph's camera frame -> head frame."""
         return (posed - self.trans) @ self.turn
 
-    def vertices(self, expression: np.ndarray) -> np.ndarray:
-        """expression [64] -> [v, 3] float32, head frame."""
+    def plain(self, expression: np.ndarray) -> np.ndarray:
+        """expression [64] -> [v, 3] float32, head frame: the parametric head alone."""
         moved = np.asarray(expression, np.float32) @ self.head.expression.reshape(len(self.head.expression), -1)
-        plain = self.neutral + moved.reshape(-1, 3)
+        return self.neutral + moved.reshape(-1, 3)
+
+    def vertices(self, expression: np.ndarray) -> np.ndarray:
+        """expression [64] -> [v, 3] float32, head frame: aligned with the photograph, lips and lids settled."""
+        return self.settled(self.plain(expression))
+
+    def settled(self, plain: np.ndarray) -> np.ndarray:
+        """The aligned vertices [v, 3] of a plain head [v, 3]."""
         out = plain + self.offset
         for opening in self.openings:
             out = opening.settle(opening.settle(out, plain), plain)  # neighbours share movement: twice for what is left

@@ -76,8 +76,10 @@ def closed_lids(sheet: np.ndarray, landmarks: np.ndarray) -> list[tuple[tuple[sl
         opening = landmarks[polygon(contours), :2]
         width = float(np.linalg.norm(upper[-1] - upper[0]))
         height = float(np.ptp(opening[:, 1]))
-        lift = np.sin(np.linspace(0, np.pi, len(upper)))[:, None] * [0, -1] * max(0.75 * height, 0.18 * width)
-        region = np.concatenate([upper + lift, landmarks[list(contours[1])[::-1], :2]])
+        along = np.linspace(-0.08, 1.08, len(upper) + 2)
+        ends = np.concatenate([upper[:1] - 0.08 * (upper[-1:] - upper[:1]), upper, upper[-1:] + 0.08 * (upper[-1:] - upper[:1])])
+        lift = np.sin(np.clip(along * 0.86 + 0.07, 0, 1) * np.pi)[:, None] * [0, -1] * max(0.75 * height, 0.18 * width)
+        region = np.concatenate([ends + lift, landmarks[list(contours[1])[::-1], :2]])
         x0, y0 = np.floor(region.min(0) - 0.35 * width).astype(int)
         x1, y1 = np.ceil(region.max(0) + 0.35 * width).astype(int)
         x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, sheet.shape[1]), min(y1, sheet.shape[0])
@@ -89,8 +91,14 @@ def closed_lids(sheet: np.ndarray, landmarks: np.ndarray) -> list[tuple[tuple[sl
         # Skin from above only: below the eye lie shadows and bags.
         skin = fill_holes(crop, ~hole & ~below).astype(np.float32)
         skin = cv2.GaussianBlur(skin, (0, 0), 0.06 * width)
+        brow = ends + 1.6 * lift
+        strip = polygon_mask(np.concatenate([brow, (ends + lift)[::-1]]) - [x0, y0], crop.shape[:2])
+        if strip.any():  # a lid's own tone is that of the skin over it, without the crease's shadow
+            skin = 0.5 * skin + 0.5 * np.quantile(crop[strip], 0.65, axis=0)
         line = ndimage.distance_transform_edt(~polygon_mask(opening - [x0, y0], crop.shape[:2]))
-        lash = np.exp(-((np.maximum(line - 0.4, 0) / max(0.02 * width, 0.7)) ** 2))[..., None]
+        lash = np.exp(-((np.maximum(line - 0.4, 0) / max(0.02 * width, 0.7)) ** 2))
+        x = (np.arange(x1 - x0) + 0.5 + x0 - min(upper[0, 0], upper[-1, 0])) / max(abs(upper[-1, 0] - upper[0, 0]), 1)
+        lash = (lash * np.clip(np.minimum(x - 0.02, 0.98 - x) / 0.1, 0, 1))[..., None]
         colours = skin * (1 - lash) + crop * lash
         weight = cv2.GaussianBlur(hole.astype(np.float32), (0, 0), 0.05 * width)[..., None]
         out.append(((rows, columns), colours.astype(np.float32), weight))
@@ -198,8 +206,10 @@ def mouth_tones(image: np.ndarray, landmarks: np.ndarray, outer: np.ndarray, whi
     if inside.sum() > 20:
         pixels = image[inside].astype(np.float32)
         grey = pixels.mean(1)
-        pale = pixels[(grey > 0.6 * light) & (np.ptp(pixels, axis=1) < 0.35 * grey)]
-        if len(pale) > 0.12 * len(pixels):
+        redness = (pixels[:, 0] - pixels[:, 1:].mean(1)) / (grey + 10)
+        red = (lip[0] - lip[1:].mean()) / (lip.mean() + 10)
+        pale = pixels[(grey > 0.45 * light) & (redness < 0.6 * red)]
+        if len(pale) > 0.1 * len(pixels):
             teeth, shows = np.median(pale, 0), True
     cavity = np.clip(lip * [0.35, 0.22, 0.22], 4, 60)
     return MouthTones(lip, teeth.astype(np.float32), (lip * [0.85, 0.72, 0.74]).astype(np.float32), cavity.astype(np.float32), shows)
@@ -216,22 +226,33 @@ def teeth_sheet(tone: np.ndarray, lips: np.ndarray, size: tuple[int, int] = (160
     y = (np.arange(h) + 0.5) / h
     gum_at = 0.22 + 0.07 * np.cos(np.clip(gap / 0.07, 0, 1) * np.pi)
     gum = np.clip((gum_at[None] - y[:, None]) / 0.05 + 0.5, 0, 1)[..., None]
-    body = tone * (0.78 + 0.22 * line)[None, :, None] * (1.02 - 0.12 * np.abs(y - 0.6))[:, None, None]
+    body = tone * (0.88 + 0.12 * line)[None, :, None] * (1.02 - 0.12 * np.abs(y - 0.6))[:, None, None]
     body = body * (1 - 0.22 * np.clip(np.abs(x) - 0.25, 0, 1))[None, :, None]
     return np.round(np.clip(body * (1 - gum) + lips * [0.95, 0.8, 0.8] * gum, 0, 255)).astype(np.uint8)
 
 
-def mouth_block(image: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(origin [2], colours uint8 [h, w, 3], alpha float32 [h, w]): what the photograph shows between the lips.
+def mouth_block(image: np.ndarray, landmarks: np.ndarray, tones: MouthTones) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(origin [2], colours uint8 [h, w, 3], seen float32 [h, w], teeth float32 [h, w]): the photograph between the lips.
 
-    Its colours go on a little under the lips, so that no lip colour rims it.
+    seen: all of it; teeth: what of it is teeth, by its tone between the teeth's and the lips'. Only the latter stays
+    when the lips move: lip that the landmarks took in, and shadows, would hang in the open mouth.
     """
     contour = landmarks[polygon(INNER_LIPS), :2]
     width = float(np.ptp(contour[:, 0]))
     pad = int(np.ceil(max(4, 0.08 * width)))
-    lo = np.floor(contour.min(0)).astype(int) - pad
-    hi = np.ceil(contour.max(0)).astype(int) + pad
-    lo, hi = np.maximum(lo, 0), np.minimum(hi, [image.shape[1], image.shape[0]])
+    lo = np.maximum(np.floor(contour.min(0)).astype(int) - pad, 0)
+    hi = np.minimum(np.ceil(contour.max(0)).astype(int) + pad, [image.shape[1], image.shape[0]])
     crop = np.ascontiguousarray(image[lo[1] : hi[1], lo[0] : hi[0]])
-    seen = polygon_mask(contour - lo, crop.shape[:2])
-    return lo, crop, np.clip(cv2.GaussianBlur(seen.astype(np.float32), (0, 0), 0.8) * 2.2, 0, 1)
+    inside = polygon_mask(contour - lo, crop.shape[:2])
+    seen = np.clip(cv2.GaussianBlur(inside.astype(np.float32), (0, 0), 0.8) * 2.2, 0, 1)
+    if not tones.shows_teeth:
+        return lo, crop, seen, np.zeros_like(seen)
+    colour = cv2.GaussianBlur(crop, (0, 0), 0.6).astype(np.float32)
+    redness = (colour[..., 0] - colour[..., 1:].mean(-1)) / (colour.mean(-1) + 10)
+    red = [(t[0] - t[1:].mean()) / (t.mean() + 10) for t in (tones.teeth, tones.lips)]
+    pale = np.clip((0.6 * red[1] + 0.4 * red[0] - redness) / max(0.25 * (red[1] - red[0]), 1e-3), 0, 1)
+    light = np.clip((colour.mean(-1) / max(float(tones.teeth.mean()), 1.0) - 0.4) / 0.15, 0, 1)
+    # Gaps between teeth belong to them.
+    whole = cv2.morphologyEx(pale * light, cv2.MORPH_CLOSE, np.ones((3, max(3, round(0.12 * width) | 1))))
+    teeth = cv2.GaussianBlur(whole * inside, (0, 0), 0.8)
+    return lo, crop, seen, np.clip(teeth * 1.5 - 0.25, 0, 1)
