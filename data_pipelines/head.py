@@ -90,10 +90,16 @@ def visible(flat: np.ndarray, triangles: np.ndarray, half: np.ndarray, cull: boo
 
     The rasteriser's time goes by triangles, so it pays to sort them out first. flat [v, 2] is x/depth, y/depth.
     """
-    x, y = flat[:, 0][triangles.T], flat[:, 1][triangles.T]
-    keep = (x.min(0) < half[0]) & (x.max(0) > -half[0]) & (y.min(0) < half[1]) & (y.max(0) > -half[1])
+    outside = (flat < -half) | (flat > half)
+    if not cull and not outside.any():
+        return triangles
+    a, b, c = triangles.T
+    # left, right, below, above of the window: a triangle with all corners on one side of it is out of sight
+    side = np.packbits(np.concatenate([flat < -half, flat > half], 1), axis=1)[:, 0]
+    keep = (side[a] & side[b] & side[c]) == 0
     if cull:
-        keep &= (x[1] - x[0]) * (y[2] - y[0]) > (x[2] - x[0]) * (y[1] - y[0])
+        edge, other = flat[b] - flat[a], flat[c] - flat[a]
+        keep &= edge[:, 0] * other[:, 1] > edge[:, 1] * other[:, 0]
     return triangles[keep]
 
 

@@ -10,6 +10,7 @@ cameras, key points and PNCC. It never imports jax, so that data workers leave t
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -34,20 +35,27 @@ DEGREE = np.pi / 180
 class People:
     """Generator of synthetic people.
 
-    size: pixels of images; pncc_size: pixels of PNCC maps; head_file: the built-in head. `seed` drives `__getitem__`
-    only: example k of a seed is always the same, whatever was drawn before.
+    size: pixels of images; pncc_size: pixels of PNCC maps; per_person: so many examples in a row show the same person
+    in other light, places and movements; head_file: the built-in head. `seed` drives `__getitem__` only: example k of a
+    seed is always the same, whatever was drawn before.
     """
 
-    def __init__(self, seed: int = 0, size: int = 256, pncc_size: int = 192, head_file: Path = HEAD_FILE):
-        self.seed, self.size, self.pncc_size = seed, size, pncc_size
+    def __init__(
+        self, seed: int = 0, size: int = 256, pncc_size: int = 192, per_person: int = 2, head_file: Path = HEAD_FILE
+    ):
+        self.seed, self.size, self.pncc_size, self.per_person = seed, size, pncc_size, per_person
+        self._last: tuple[int, Person] | None = None
         self.head = Head(head_file)
         self.canvas = build_canvas(self.head)
-        self.renderer = Renderer(self.head, self.canvas, size)
+        self.renderer = Renderer(self.head, self.canvas)
         self.scalps = [Scalp(self.head, self.canvas, tilt, lean) for tilt, lean in CROWNS]
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """Example `index` of this seed."""
-        return self.example(np.random.default_rng([self.seed, int(index)]))
+        who = int(index) // self.per_person
+        if self._last is None or self._last[0] != who:
+            self._last = who, self.person(np.random.default_rng([self.seed, who]))
+        return self.example(np.random.default_rng([self.seed, who, int(index)]), self._last[1])
 
     def person(self, rng: np.random.Generator) -> Person:
         """A random person: shape, skin, hair, clothes and the light they stand in."""
@@ -123,11 +131,11 @@ class People:
         turn = np.zeros(3) if torso_euler is None else torso_euler
         if torso_trans is None:
             torso_trans = rotation(euler) @ PIVOT + trans - rotation(turn) @ PIVOT
-        return self.renderer.draw(person, expression, Pose(euler, trans, turn, torso_trans))
+        return self.renderer.draw(person, expression, Pose(euler, trans, turn, torso_trans), 2 * self.size)
 
     def example(self, rng: np.random.Generator, person: Person | None = None) -> dict[str, np.ndarray]:
         """One teacher example (numpy arrays, see the keys below); `person` instead of a new one."""
-        person = self.person(rng) if person is None else person
+        person = replace(self.person(rng) if person is None else person, lights=draw_lights(rng))
         background = draw_background(rng, self.size)
         poses = [self.pose(rng, False)]
         poses.append(self.pose(rng, True, poses[0]))
@@ -135,7 +143,8 @@ class People:
         out: dict[str, np.ndarray] = {"background": background, "identity": person.identity.astype(np.float32)}
         out["pncc_canonical"] = draw_pncc(self.head, person.neutral, self.pncc_size)
         for name, pose, expression in zip(("source", "target"), poses, expressions, strict=True):
-            picture = self.renderer.draw(person, expression, pose)
+            # the source is degraded afterwards, so that fewer samples do for it
+            picture = self.renderer.draw(person, expression, pose, int(self.size * (1.5 if name == "source" else 2)))
             views = self.develop(picture, background)
             if name == "source":
                 out["source"] = photograph(rng, views["image"])
@@ -156,7 +165,7 @@ class People:
         return out
 
     def develop(self, picture: Picture, background: np.ndarray) -> dict[str, np.ndarray]:
-        """A double-size picture over a background [s, s, 3] -> uint8 image, head, torso, masks and segmap at `size`."""
+        """A larger picture over a background [s, s, 3] -> uint8 image, head, torso, masks and segmap at `size`."""
         size = (self.size, self.size)
 
         def small(a: np.ndarray) -> np.ndarray:
@@ -233,15 +242,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--pncc-size", type=int, default=192)
+    parser.add_argument("--per-person", type=int, default=2, help="examples of each person")
     parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
     cv2.setNumThreads(1)
     if args.out:
         from data_pipelines.people_shards import write_shards
 
-        write_shards(args.out, args.count, args.seed, args.size, args.pncc_size, args.workers)
+        write_shards(args.out, args.count, args.seed, args.size, args.pncc_size, args.workers, args.per_person)
         return
-    people = People(args.seed, args.size, args.pncc_size)
+    people = People(args.seed, args.size, args.pncc_size, args.per_person)
     if args.bench:
         people[0]
         start, spent = time.perf_counter(), time.process_time()
@@ -249,7 +259,8 @@ def main() -> None:
             people[k]
         wall, cpu = (time.perf_counter() - start) / args.count * 1e3, (time.process_time() - spent) / args.count * 1e3
         print(
-            f"{wall:.0f} ms an example ({cpu:.0f} ms of processor), size {args.size}, PNCC {args.pncc_size}, one thread"
+            f"{wall:.0f} ms an example ({cpu:.0f} ms of processor), size {args.size}, PNCC {args.pncc_size}, "
+            f"{args.per_person} examples a person, one thread"
         )
     if args.sheet:
         cv2.imwrite(str(args.sheet), draw_sheet(people, args.count)[..., ::-1])

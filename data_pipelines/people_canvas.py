@@ -127,7 +127,15 @@ class Canvas:
     lids: np.ndarray
     position: np.ndarray  # [FACE, FACE, 3] mean-head position of each texel (0 where no skin)
     ears: np.ndarray  # [v] bool
+    grain: np.ndarray  # [2 FACE, 2 FACE] float32, fine noise of unit scale to cut pieces from
     pupil: float  # iris radius in the eye patch, share of its half width
+
+
+def fine_noise(rng: np.random.Generator, canvas: Canvas) -> np.ndarray:
+    """Pore-sized noise [FACE, FACE] of unit scale: a random piece of the canvas's store, quicker than new noise."""
+    y, x = rng.integers(0, FACE, 2)
+    piece = canvas.grain[y : y + FACE, x : x + FACE]
+    return piece[:: rng.choice([-1, 1]), :: rng.choice([-1, 1])]
 
 
 def polygon(points: np.ndarray, size: int = FACE, blur: float = 0.0) -> np.ndarray:
@@ -205,18 +213,9 @@ def build_canvas(head: Head) -> Canvas:
         for b, u in zip(BROW_LOWER, EYE_LOWER, strict=True)
     )
     static = head.arrays["static"].astype(np.float32)
+    white = np.random.default_rng(0).standard_normal((2 * FACE, 2 * FACE), dtype=np.float32)
+    grain = np.asarray(cv2.GaussianBlur(white, (0, 0), 0.8))
     return Canvas(
-        uv.astype(np.float32),
-        face_weight,
-        static,
-        shade,
-        points.astype(np.float32),
-        lips,
-        beard,
-        np.clip(cheeks, 0, 1),
-        nose,
-        np.clip(lids, 0, 1),
-        position,
-        ears,
-        float(iris),
-    )
+        uv.astype(np.float32), face_weight, static, shade, points.astype(np.float32), lips, beard,
+        np.clip(cheeks, 0, 1), nose, np.clip(lids, 0, 1), position, ears, grain / grain.std(), float(iris),
+    )  # fmt: skip

@@ -56,6 +56,11 @@ class Layer:
         """Unit normals at rest [v, 3]."""
         return vertex_normals(self.rest, self.triangles)
 
+    @cached_property
+    def sheen(self) -> np.ndarray:
+        """What a highlight is multiplied with [h, w, 3]: half the colour of the strand, half the light's."""
+        return np.sqrt(self.texture[..., :3] + 0.02)
+
 
 def grid_triangles(rows: int, columns: int, wrap: bool) -> np.ndarray:
     """Triangles of a [rows, columns] grid of vertices, row-major; `wrap` joins the last column to the first."""

@@ -33,7 +33,7 @@ class Person:
 
 @dataclass
 class Picture:
-    """One frame at twice the size asked for. Colours sRGB float 0..1, head premultiplied by its coverage."""
+    """One frame, drawn larger than it will be used. Colours sRGB float 0..1, head premultiplied by its coverage."""
 
     head: np.ndarray  # [h, w, 3]
     head_alpha: np.ndarray  # [h, w]
@@ -117,10 +117,10 @@ class Sheet:
 
 
 class Renderer:
-    """Draws persons at a fixed size; holds what does not change between persons."""
+    """Draws persons; holds what does not change between them."""
 
-    def __init__(self, head: Head, canvas: Canvas, size: int):
-        self.head, self.canvas, self.size = head, canvas, 2 * size
+    def __init__(self, head: Head, canvas: Canvas):
+        self.head, self.canvas = head, canvas
         part = head.part
         skin_triangle = part[head.triangles[:, 0]] == SKIN
         neck = skin_triangle & (canvas.face_weight[head.triangles].min(1) < 0.5) & ~canvas.ears[head.triangles].any(1)
@@ -163,33 +163,33 @@ class Renderer:
         self.neck_vertices = np.unique(self.neck_triangles)
         self.wet = np.where(part == SKIN, 1.0, 0.4)
 
-    def draw(self, person: Person, expression: np.ndarray, pose: Pose) -> Picture:
-        """expression [64] -> the person under `pose`."""
+    def draw(self, person: Person, expression: np.ndarray, pose: Pose, size: int) -> Picture:
+        """expression [64] -> the person under `pose` in `size` pixels."""
         head, canvas, lights = self.head, self.canvas, person.lights
         posed = pose.apply(head.express(person.neutral, expression), canvas.static)
         normals = vertex_normals(posed, head.triangles)
         layers = person.torso_layers + person.head_layers
         moved = {id(layer): self._place(layer, pose, posed, normals) for layer in layers}
         light = self._skin_light(person, posed, normals, moved)
-        (paper, lamp), depth = rasterize(posed, head.triangles, [self.paper, light], self.size, cull=True)
+        (paper, lamp), depth = rasterize(posed, head.triangles, [self.paper, light], size, cull=True)
         colour = self._develop(person.paint, paper, lamp, depth)
         hit, material = depth < FAR, paper[..., 2]
         self._shade_openings(colour, material, hit, lights, posed)
         is_head = hit & (material >= 0.5)
 
-        torso, torso_depth = self._draw_neck(person, pose, posed, normals)
+        torso, torso_depth = self._draw_neck(person, pose, posed, normals, size)
         own = hit & ~is_head
         np.copyto(torso, colour, where=own[..., None])
         np.copyto(torso_depth, depth, where=own)
         below = Sheet.start(torso, torso_depth, torso_depth < FAR, NECK)
         above = Sheet.start(colour * is_head[..., None], depth, is_head, FACE_SKIN)
         for layer in person.torso_layers:
-            drawn = self._draw_layer(layer, moved[id(layer)], lights)
+            drawn = self._draw_layer(layer, moved[id(layer)], lights, size)
             if drawn is not None:
                 below.lay(layer.kind, *drawn)
                 above.cut(*drawn)
         for layer in person.head_layers:
-            drawn = self._draw_layer(layer, moved[id(layer)], lights)
+            drawn = self._draw_layer(layer, moved[id(layer)], lights, size)
             if drawn is not None:
                 above.lay(layer.kind, *drawn)
         mouth = (hit & (material > 2.5)).astype(np.float32)
@@ -211,19 +211,17 @@ class Renderer:
         # a highlight adds to the light; divided by the paint it would be multiplied with, it stays white on any skin
         return light + (gloss * self.inner_light)[:, None] / person.tone
 
-    def _draw_neck(self, person: Person, pose: Pose, posed: np.ndarray, normals: np.ndarray) -> tuple:
+    def _draw_neck(self, person: Person, pose: Pose, posed: np.ndarray, normals: np.ndarray, size: int) -> tuple:
         """Neck and shoulders without the head, going on upward inside it, in even light: colour and distance."""
         points = np.concatenate([posed, pose.apply(self.plug, self.plug_static)])
         normals = np.concatenate([normals, pose.turn(self.plug_normal, self.plug_static)])
         even = np.full(len(points), 0.38, np.float32)
         light = illuminate(person.lights, normals, even, 0.8 * even)
-        box = bounds(points[self.neck_vertices], self.size)
-        colour = np.zeros((self.size, self.size, 3), np.float32)
-        depth = np.full((self.size, self.size), FAR, np.float32)
+        box = bounds(points[self.neck_vertices], size)
+        colour = np.zeros((size, size, 3), np.float32)
+        depth = np.full((size, size), FAR, np.float32)
         if box is not None:
-            (paper, lamp), depth[box] = rasterize(
-                points, self.neck_triangles, [self.neck_paper, light], self.size, box=box
-            )
+            (paper, lamp), depth[box] = rasterize(points, self.neck_triangles, [self.neck_paper, light], size, box=box)
             colour[box] = self._develop(person.paint, paper, lamp, depth[box])
         return colour, depth
 
@@ -242,17 +240,18 @@ class Renderer:
         self, colour: np.ndarray, material: np.ndarray, hit: np.ndarray, lights: Lights, posed: np.ndarray
     ) -> None:
         """Lids and lips shade what lies behind them; a window shines in each cornea. In place."""
+        size = len(hit)
         inside = hit & (material >= 1.5)
         if not inside.any():
             return
         rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
-        margin = self.size // 32
+        margin = size // 32
         box = (
             slice(max(rows[0] - margin, 0), rows[-1] + margin),
             slice(max(columns[0] - margin, 0), columns[-1] + margin),
         )
         cover = (hit[box] & (material[box] < 1.5)).astype(np.float32)
-        scale = self.size / 512
+        scale = size / 512
         near = cv2.GaussianBlur(cover, (0, 0), 2.2 * scale)
         above = cv2.GaussianBlur(np.roll(cover, int(4 * scale), 0), (0, 0), 3.0 * scale)
         dark = np.clip(1 - 0.35 * near - 0.55 * above, 0.1, 1)
@@ -264,10 +263,10 @@ class Renderer:
             own = posed[self.head.part == label]
             centre = 0.5 * (own.min(0) + own.max(0))
             radius = 0.5 * np.ptp(own[:, 1])
-            x, y = project((centre + half * radius)[None])[0] * self.size
+            x, y = project((centre + half * radius)[None])[0] * size
             r = int(6 * scale) + 1
             x0, y0 = int(x) - r, int(y) - r
-            if x0 < 0 or y0 < 0 or x0 + 2 * r >= self.size or y0 + 2 * r >= self.size:
+            if x0 < 0 or y0 < 0 or x0 + 2 * r >= size or y0 + 2 * r >= size:
                 continue
             view = (slice(y0, y0 + 2 * r), slice(x0, x0 + 2 * r))
             yy, xx = np.mgrid[y0 : y0 + 2 * r, x0 : x0 + 2 * r] + 0.5
@@ -283,10 +282,10 @@ class Renderer:
         along = None if layer.tangent is None else pose.turn(layer.tangent, layer.static)
         return pose.apply(layer.rest, layer.static), pose.turn(layer.normals, layer.static), along
 
-    def _draw_layer(self, layer: Layer, placed: tuple, lights: Lights) -> tuple | None:
+    def _draw_layer(self, layer: Layer, placed: tuple, lights: Lights, size: int) -> tuple | None:
         """One sheet of it, lit: (box, rgba and distance there), or None when out of sight."""
         points, normals, along = placed
-        box = bounds(points, self.size)
+        box = bounds(points, size)
         if box is None:
             return None
         facing = np.where(normals[:, 2:] < -0.2, -1.0, 1.0) if layer.thin else 1.0
@@ -306,16 +305,17 @@ class Renderer:
             shape = (texture.shape[1], texture.shape[0])
             both = np.concatenate([light, gloss[:, None]], 1).astype(np.float32).reshape(*layer.grid, 4)
             both = np.asarray(cv2.resize(both, shape, interpolation=cv2.INTER_LINEAR))
-            paint = texture[..., :3]
-            lit = expose(paint * both[..., :3] + both[..., 3:] * np.sqrt(paint + 0.02))
-            texture = np.concatenate([lit, texture[..., 3:]], 2)
-            (sheet,), depth = rasterize(points, layer.triangles, [paper], self.size, box=box)
+            lit = texture[..., :3] * both[..., :3]
+            if layer.gloss:
+                lit += both[..., 3:] * layer.sheen
+            texture = np.concatenate([expose(lit), texture[..., 3:]], 2)
+            (sheet,), depth = rasterize(points, layer.triangles, [paper], size, box=box)
         else:
-            (sheet, lamp), depth = rasterize(points, layer.triangles, [paper, light], self.size, box=box)
+            (sheet, lamp), depth = rasterize(points, layer.triangles, [paper, light], size, box=box)
         column, row = np.ascontiguousarray(sheet[..., 0]), np.ascontiguousarray(sheet[..., 1])
         rgba = cv2.remap(texture, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         if layer.grid is None:
-            rgba[..., :3] = expose(rgba[..., :3] * lamp + sheet[..., 2:] * np.sqrt(rgba[..., :3] + 0.02))
+            rgba[..., :3] = expose(rgba[..., :3] * lamp + sheet[..., 2:])
         rgba[..., 3] *= depth < FAR
         return box, rgba, depth
 
@@ -327,7 +327,11 @@ def half_way(lights: Lights) -> np.ndarray:
 
 
 def expose(linear: np.ndarray) -> np.ndarray:
-    """Linear light -> sRGB-like 0..1: gamma 2 with a shoulder above 0.8."""
-    out = np.sqrt(np.maximum(linear, 0))
-    over = np.maximum(out - 0.8, 0)
-    return np.minimum(out, 0.8) + over / (1 + over / 0.2)
+    """Linear light -> sRGB-like 0..1: gamma 2 with a shoulder above 0.8. Works in the array it is given."""
+    np.maximum(linear, 0, out=linear)
+    np.sqrt(linear, out=linear)
+    over = linear - np.float32(0.8)
+    np.maximum(over, 0, out=over)
+    np.minimum(linear, 0.8, out=linear)
+    linear += over / (1 + 5 * over)
+    return linear

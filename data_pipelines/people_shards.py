@@ -1,7 +1,7 @@
 """Examples on disk: shards of 64, images as JPEG or PNG bytes, numbers as arrays, and a random-access reader.
 
     DIR/people-00000.npz    images: `<key>` uint8 [total bytes] with `<key>_ends` int64 [n]; others: `<key>` [n, ...]
-    DIR/people.json         {"count": .., "per_shard": 64, "size": .., "pncc_size": .., "seed": ..}
+    DIR/people.json         {"count": .., "per_shard": 64, "size": .., "pncc_size": .., "seed": .., "per_person": ..}
 
 Photographs and renders are JPEG of quality 95; masks, class maps, weights and PNCC (whose background must stay 0) PNG.
 """
@@ -76,7 +76,7 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"people-{number:05d}.npz"
 
 
-def write_shard(number: int, folder: Path, count: int, seed: int, size: int, pncc_size: int) -> None:
+def write_shard(number: int, folder: Path, count: int, seed: int, size: int, pncc_size: int, per_person: int) -> None:
     """Draw and write one shard; a shard that exists is left alone, so that an interrupted run goes on."""
     from data_pipelines.people import People
 
@@ -84,7 +84,7 @@ def write_shard(number: int, folder: Path, count: int, seed: int, size: int, pnc
     if path.exists():
         return
     cv2.setNumThreads(1)
-    people = People(seed, size, pncc_size)
+    people = People(seed, size, pncc_size, per_person)
     first = number * PER_SHARD
     shard = pack([people[k] for k in range(first, min(first + PER_SHARD, count))])
     part = path.with_suffix(".part.npz")
@@ -93,15 +93,20 @@ def write_shard(number: int, folder: Path, count: int, seed: int, size: int, pnc
     part.rename(path)
 
 
-def write_shards(folder: Path, count: int, seed: int, size: int, pncc_size: int, workers: int) -> None:
+def write_shards(
+    folder: Path, count: int, seed: int, size: int, pncc_size: int, workers: int, per_person: int = 2
+) -> None:
     """Write examples 0..count-1 of a seed into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     header = {"count": count, "per_shard": PER_SHARD, "size": size, "pncc_size": pncc_size, "seed": seed}
+    header["per_person"] = per_person
     head = folder / "people.json"
     if head.exists() and json.loads(head.read_text()) | {"count": count} != header:
         raise InputError(f"{folder} holds people of {head.read_text()}, not {header}: choose another folder")
     head.write_text(json.dumps(header))
-    job = partial(write_shard, folder=folder, count=count, seed=seed, size=size, pncc_size=pncc_size)
+    job = partial(
+        write_shard, folder=folder, count=count, seed=seed, size=size, pncc_size=pncc_size, per_person=per_person
+    )
     numbers = range(-(-count // PER_SHARD))
     if workers <= 1:
         for number in numbers:

@@ -17,6 +17,7 @@ from data_pipelines.people_canvas import (
     TONGUE_AT,
     WIDTH,
     Canvas,
+    fine_noise,
     polygon,
     smooth_noise,
 )
@@ -132,10 +133,16 @@ def draw_brows(rng: np.random.Generator, canvas: Canvas) -> np.ndarray:
 
 def draw_lines(points: list[np.ndarray], thickness: int, blur: float) -> np.ndarray:
     """Anti-aliased polylines in the face square, coverage 0..1."""
-    mask = np.zeros((FACE, FACE), np.uint8)
+    every = np.concatenate(points)
+    pad = thickness + 3 * blur + 2
+    low = np.floor(np.clip(every.min(0) - pad, 0, FACE - 1)).astype(int)
+    high = np.ceil(np.clip(every.max(0) + pad, 1, FACE)).astype(int)
+    part = np.zeros((high[1] - low[1], high[0] - low[0]), np.uint8)
     for p in points:
-        cv2.polylines(mask, [np.round(p * 16).astype(np.int32)], False, 255, thickness, cv2.LINE_AA, 4)
-    return cv2.GaussianBlur(mask.astype(np.float32) / 255, (0, 0), blur)
+        cv2.polylines(part, [np.round((p - low) * 16).astype(np.int32)], False, 255, thickness, cv2.LINE_AA, 4)
+    out = np.zeros((FACE, FACE), np.float32)
+    out[low[1] : high[1], low[0] : high[0]] = cv2.GaussianBlur(part.astype(np.float32) / 255, (0, 0), blur)
+    return out
 
 
 def paint_skin(rng: np.random.Generator, canvas: Canvas, look: dict) -> np.ndarray:
@@ -143,9 +150,9 @@ def paint_skin(rng: np.random.Generator, canvas: Canvas, look: dict) -> np.ndarr
     tone, darkness, age = look["tone"], look["darkness"], look["age"]
     face = np.empty((FACE, FACE, 3), np.float32)
     low = smooth_noise(rng, (FACE, FACE), (5, 8)) * 0.022 + smooth_noise(rng, (FACE, FACE), (20, 28)) * 0.014
-    fine = rng.standard_normal((FACE, FACE)).astype(np.float32)
-    fine = cv2.GaussianBlur(fine, (0, 0), 0.9) * rng.uniform(0.01, 0.05)
-    face[:] = tone * (1 + (low + fine)[..., None])
+    low += fine_noise(rng, canvas) * np.float32(rng.uniform(0.003, 0.016))
+    for k in range(3):
+        face[..., k] = tone[k] * (1 + low)
     red = np.clip(canvas.cheeks * rng.uniform(0, 0.9) + canvas.nose * rng.uniform(0, 0.9), 0, 1)
     red *= np.clip(1 + 0.4 * smooth_noise(rng, (FACE, FACE), (40, 40)), 0, 2)
     mix(face, tone * [1.04, 0.78, 0.76], red * (0.55 - 0.3 * darkness))
@@ -189,14 +196,14 @@ def paint_skin(rng: np.random.Generator, canvas: Canvas, look: dict) -> np.ndarr
             1 - 0.35 * darkness
         )
         strength = rng.uniform(0.6, 1.0)
-    ridges = 1 + 0.08 * smooth_noise(rng, (FACE, FACE), (16, 170))
-    mix(face, (colour * ridges[..., None]).astype(np.float32), canvas.lips * strength)
+    ridges = 1 + 0.08 * smooth_noise(rng, (128, FACE), (4, 170))  # the lips are no higher than that
+    top = int(p[17, 1]) - 100
+    place = slice(top, top + 128)
+    mix(face[place], (colour * ridges[..., None]).astype(np.float32), canvas.lips[place] * strength)
     seam = draw_lines([p[LIPS_INNER[:11]]], 2, 1.0)
     mix(face, colour * 0.4, seam * 0.6)
     # hair that is only painted: stubble, shaved scalp, brows, lash lines
-    grain = np.clip(
-        0.55 + 0.45 * cv2.GaussianBlur(rng.standard_normal((FACE, FACE)).astype(np.float32), (0, 0), 0.8) * 2, 0, 1.3
-    )
+    grain = np.clip(0.55 + 0.32 * fine_noise(rng, canvas), 0, 1.3)
     hair = look["hair"]
     mix(face, hair * 0.7 + 0.3 * tone, np.clip(canvas.beard * grain * look["stubble"], 0, 0.9))
     mix(face, hair * 0.8 + 0.2 * tone, np.clip(look["scalp"] * (0.6 + 0.4 * grain), 0, 1))
@@ -206,7 +213,7 @@ def paint_skin(rng: np.random.Generator, canvas: Canvas, look: dict) -> np.ndarr
     lower = draw_lines([p[u] + [0, 1.0] for u in EYE_LOWER], 1, 0.9)
     mix(face, 0.06, np.clip(upper * rng.uniform(0.5, 1.0), 0, 1))
     mix(face, tone * 0.45, lower * rng.uniform(0.1, 0.6))
-    return np.clip(face, 0.01, 1)
+    return face
 
 
 def paint_eye(rng: np.random.Generator, canvas: Canvas, darkness: float) -> np.ndarray:
@@ -258,4 +265,5 @@ def paint_person(rng: np.random.Generator, canvas: Canvas, look: dict) -> np.nda
     tongue *= 1 + 0.08 * smooth_noise(rng, (PATCH, PATCH), (40, 40))[..., None]
     place(TONGUE_AT, tongue)
     place(PLAIN_AT, np.full((PATCH, PATCH, 3), 0.5, np.float32))
-    return np.clip(out, 0.01, 1) ** 2
+    np.clip(out, 0.01, 1, out=out)
+    return np.multiply(out, out, out=out)
