@@ -10,6 +10,7 @@ from flax import traverse_util
 from r3p import camera, convert, render
 from r3p.errors import InputError
 from r3p.models.decoder import Decoder
+from r3p.models.planes import resize_planes
 from r3p.names.decoder import RULES
 
 CASES = ["render_missed_rays"]
@@ -122,9 +123,10 @@ def test_golden_points():
     axes = jnp.asarray(render.PLANE_AXES)
     check("projected", jnp.moveaxis(points[:, :, axes], 2, 1)[0])
     check("features", render.sample_planes(planes, points))
-    colour, density = render.query(planes, functools.partial(decode, params), points)
-    check("rgb", colour)
-    check("sigma", density)
+    for ending, size in (("", 256), ("_rescaled_to_100", 100)):
+        colour, density = render.query(resize_planes(planes, size), functools.partial(decode, params), points)
+        check(f"rgb{ending}", colour)
+        check(f"sigma{ending}", density)
 
 
 def small(seed=0, b=2, r=40, c=4, size=8):

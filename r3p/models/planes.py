@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from r3p.errors import InputError
+from r3p.models import layers
 
 Array = jax.Array
 
@@ -25,3 +26,9 @@ def to_planes(x: Array, depth: int = 1) -> Array:
     frontal, level, side = x[..., 0, :, :][:, ::-1], x[..., 1, :, :][:, ::-1], x[..., 2, :, :][:, ::-1, ::-1]
     planes = jnp.moveaxis(jnp.stack([frontal, level, side], axis=1), -1, 2)
     return planes[:, :, 0] if depth == 1 else planes
+
+
+def resize_planes(planes: Array, size: int) -> Array:
+    """Planes [b, 3, (d,) h, w, c] -> [b, 3, (d,) size, size, c]; linear, not antialiased: EG3D's augmentation."""
+    *lead, h, w, c = planes.shape
+    return layers.resize(planes.reshape(-1, h, w, c), (size, size)).reshape(*lead, size, size, c)

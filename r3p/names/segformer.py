@@ -1,5 +1,8 @@
 """Official names of the SegFormer blocks, encoder, head and image-to-plane network."""
 
+import dataclasses
+import re
+
 from r3p.convert import Rule
 
 
@@ -42,23 +45,31 @@ def patch_embed(name: str, path: str) -> list[Rule]:
     return [*conv(rf"{name}\.proj", f"{path}/conv"), *layer_norm(rf"{name}\.norm", f"{path}/norm")]
 
 
-def planes(prefix: str = "", path: str = "") -> list[Rule]:
-    """Rules of `SegFormerPlanes`; `prefix` ends in an escaped dot, `path` in a slash."""
+def nest(rules: list[Rule], prefix: str, module: str) -> list[Rule]:
+    """Rules of a network for where it is a part of another: names begin with `prefix`, paths go through `module`."""
+
+    def inside(path: str | None) -> str | None:
+        return None if path is None else path.replace("/", f"/{module}/", 1)
+
+    return [dataclasses.replace(r, pattern=re.escape(prefix) + r.pattern, path=inside(r.path)) for r in rules]
+
+
+def _planes() -> list[Rule]:
     rules: list[Rule] = []
     for i in range(4):
-        rules += patch_embed(rf"{prefix}mix_vit\.patch_embed{i + 1}", f"{path}encoder/embed{i}")
-        rules += block(rf"{prefix}mix_vit\.block{i + 1}\.(\d+)", rf"{path}encoder/block{i}_\1")
-        rules += layer_norm(rf"{prefix}mix_vit\.norm{i + 1}", f"{path}encoder/norm{i}")
-        linear = rf"{prefix}fuse_head\.linear_c{i + 1}\.proj"
+        rules += patch_embed(rf"mix_vit\.patch_embed{i + 1}", f"encoder/embed{i}")
+        rules += block(rf"mix_vit\.block{i + 1}\.(\d+)", rf"encoder/block{i}_\1")
+        rules += layer_norm(rf"mix_vit\.norm{i + 1}", f"encoder/norm{i}")
+        linear = rf"fuse_head\.linear_c{i + 1}\.proj"
         rules += [
-            Rule(rf"{linear}\.weight", f"params/{path}head/stage{i}_kernel", "linear"),
-            Rule(rf"{linear}\.bias", f"params/{path}head/stage{i}_bias"),
+            Rule(rf"{linear}\.weight", f"params/head/stage{i}_kernel", "linear"),
+            Rule(rf"{linear}\.bias", f"params/head/stage{i}_bias"),
         ]
-    rules.append(Rule(rf"{prefix}fuse_head\.linear_fuse\.conv\.weight", f"params/{path}head/fuse_kernel", "conv2d"))
-    rules += batch_norm(rf"{prefix}fuse_head\.linear_fuse\.bn", f"{path}head/norm")
+    rules.append(Rule(r"fuse_head\.linear_fuse\.conv\.weight", "params/head/fuse_kernel", "conv2d"))
+    rules += batch_norm(r"fuse_head\.linear_fuse\.bn", "head/norm")
     for i, name in enumerate((0, 2, 4)):
-        rules += conv(rf"{prefix}to_plane_cnn\.{name}", f"{path}conv{i}")
-    return [*rules, *conv(rf"{prefix}to_plane_cnn\.7", f"{path}out")]
+        rules += conv(rf"to_plane_cnn\.{name}", f"conv{i}")
+    return [*rules, *conv(r"to_plane_cnn\.7", "out")]
 
 
-RULES = planes()
+RULES = _planes()
