@@ -34,3 +34,8 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
         return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec("data")), array)
 
     return jax.tree.map(put, batch)
+
+
+def process() -> tuple[int, int]:
+    """This process's index and how many there are."""
+    return jax.process_index(), jax.process_count()

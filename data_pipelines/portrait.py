@@ -1,0 +1,40 @@
+"""Batches of teacher examples by step: shuffled, then sliced by process, a pure function of the step (grain)."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import grain
+import numpy as np
+
+from data_pipelines.people_shards import PeopleShards
+
+
+def batches(
+    folder: str | Path,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    keys: Sequence[str],
+    process: tuple[int, int] = (0, 1),
+    count: int = 0,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Endless batches of one process, from `first_step` on.
+
+    Args:
+      folder: shards of `data_pipelines.people`.
+      batch_size: examples of a step over all processes.
+      seed: of the order, which differs in every epoch.
+      first_step: where a resumed run goes on.
+      keys: fields to keep.
+      process: (index, count) of processes.
+      count: use only that many of the examples; 0 = all.
+    """
+    index, processes = process
+    source = PeopleShards(folder)
+    data = grain.MapDataset.range(count or len(source)).seed(seed).shuffle().repeat()[index::processes]
+    local = batch_size // processes
+    loaded = data.map(lambda place: {k: v for k, v in source[place].items() if k in keys}).batch(local)
+    step = first_step
+    while True:
+        yield loaded[step]
+        step += 1

@@ -1,0 +1,131 @@
+"""Adapting the pre-trained model to one portrait: its photograph is the teacher (`r3p.puppet`), for a bounded time.
+
+The canonical planes that image-to-plane proposes become free, and motion adapter, decoder and super-resolution learn
+with them under the loss of pre-training. Running statistics stay.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from r3p.models.portrait import Portrait
+from r3p.stages import portrait as stage
+from r3p.state import apply_gradients, create, make_optimizer
+
+Array = jax.Array
+Tree = Any
+
+PARTS = ("adapter", "decoder", "superres")
+LOSS = dict(raw=1.0, raw_mask=0.5, image=2.0, edges=1.0, torso=0.5, person=0.3, entropy=0.01)
+AHEAD = 3  # examples drawn while a step computes
+
+
+class Teacher(Protocol):
+    """Whatever gives examples: a photograph, synthetic people."""
+
+    def example(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """One example, see `r3p.stages.portrait.KEYS`."""
+
+
+def _examples(teacher: Teacher, seed: int, count: int) -> Iterator[dict[str, np.ndarray]]:
+    def draw(index: int) -> dict[str, np.ndarray]:
+        example = teacher.example(np.random.default_rng([seed, index]))
+        return {k: example[k][None] for k in stage.KEYS}
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = [pool.submit(draw, k) for k in range(min(AHEAD, count))]
+        for k in range(count):
+            if k + AHEAD < count:
+                waiting.append(pool.submit(draw, k + AHEAD))
+            yield waiting.pop(0).result()
+
+
+def settings(steps: int) -> ConfigDict:
+    """Optimiser settings of an adaptation of so many steps."""
+    return ConfigDict(
+        dict(
+            learning_rate=1.5e-3,
+            warmup_steps=min(10, max(1, steps // 10)),
+            steps=steps,
+            final_factor=0.05,
+            beta1=0.9,
+            beta2=0.98,
+            clip_norm=1.0,
+            learning_rate_factors=(("^canonical", 8.0),),
+        )
+    )
+
+
+def adapt(
+    model: Portrait,
+    variables: Mapping[str, Tree],
+    teacher: Teacher,
+    *,
+    steps: int,
+    seed: int = 0,
+    progress: Callable[[int, dict[str, float]], None] | None = None,
+) -> tuple[dict[str, Tree], np.ndarray]:
+    """Adapts to the teacher's portrait.
+
+    Args:
+      model: the model, with torso.
+      variables: its pre-trained variables.
+      teacher: gives examples with one and the same source.
+      steps: examples shown, one a step; 0 gives what the pre-trained model makes of the photograph.
+      seed: of the examples and the rays' jitter.
+      progress: called after each step with its number (from 1) and its metrics.
+
+    Returns:
+      The variables without image-to-plane, and the canonical planes [1, 3, h, w, c].
+    """
+    source = next(_examples(teacher, seed, 1))
+    image = stage.head_image(source["source"], source["source_segmap"], model.source_size)
+    canonical = jax.jit(lambda v, x: model.apply(v, x, method="canonical"))(variables, image)
+    fixed = {name: {k: tree[k] for k in PARTS if k in tree} for name, tree in variables.items() if name != "params"}
+    params = {"canonical": canonical, **{k: variables["params"][k] for k in PARTS}}
+    if steps:
+        config = settings(steps)
+        optimizer = make_optimizer(config, params)
+
+        @jax.jit
+        def step(state: Any, batch: Any, rng: Array) -> tuple[Any, dict[str, Array]]:
+            def loss(params: Tree) -> tuple[Array, dict[str, Array]]:
+                head, frame = _frame(model, params, fixed, batch, rng)
+                return stage.frame_loss(head, frame, batch, LOSS)
+
+            (total, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+            return apply_gradients(state, grads, {}, optimizer, 0.95), {"loss": total, **metrics}
+
+        state = create({"params": params}, optimizer)
+        rng = jax.random.key(seed, impl="rbg")
+        for k, batch in enumerate(_examples(teacher, seed, steps)):
+            state, metrics = step(state, batch, jax.random.fold_in(rng, k))
+            if progress:
+                progress(k + 1, {name: float(value) for name, value in metrics.items()})
+        params = state.average
+    params = dict(params)
+    planes = np.asarray(params.pop("canonical"))
+    return {"params": jax.tree.map(np.asarray, params), **jax.tree.map(np.asarray, fixed)}, planes
+
+
+def _frame(model: Portrait, params: Tree, fixed: Tree, batch: Any, rng: Array) -> Any:
+    jitter, u = stage.jitter_and_u(model, 1, rng)
+    variables = {"params": {k: params[k] for k in PARTS}, **fixed}
+
+    def run(m: Portrait) -> Any:
+        pncc = stage.pncc_stack(batch["pncc_canonical"], batch["pncc_source"], batch["pncc_target"])
+        planes = m.fuse(params["canonical"], m.motion(pncc))
+        head = m.head(planes, batch["target_camera"], jitter=jitter, u=u)
+        cache = m.encode(
+            stage.to_float(batch["torso"]),
+            stage.to_float(batch["background"]),
+            jax.nn.one_hot(batch["source_segmap"], 6, dtype=jnp.float32),
+        )
+        return head, m.frame(cache, head, batch["source_keypoints"], batch["target_keypoints"])
+
+    return model.apply(variables, method=run)

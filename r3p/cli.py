@@ -1,0 +1,62 @@
+"""The front door: `r3p demo | talk | train | assets`. Bad input ends in one sentence and exit status 2."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from r3p import __version__
+from r3p.errors import InputError
+
+COMMANDS = {
+    "demo": "a talking video of a public-domain portrait: the first thing to run",
+    "talk": "a portrait and speech, or a driving video, to a talking video",
+    "train": "train one stage",
+    "assets": "fetch the face models (once; after that no network is needed)",
+}
+EXAMPLES = """examples:
+  r3p demo
+  r3p talk --image me.jpg --audio speech.wav --out me.mp4
+  r3p talk --portrait me.r3p --video driver.mp4 --out driven.mp4
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0, or 2 for input that cannot be used."""
+    listed = "\n".join(f"  {name:8}{text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="r3p",
+        description=f"One portrait plus speech or a driving video gives a 3D-aware talking video.\n\ncommands:\n{listed}",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"r3p {__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of the above; each has --help")
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = parser.parse_args(arguments[:1]).command
+    try:
+        # Imported here, so that `--help` and `assets` do not wait for jax.
+        if command == "demo":
+            from r3p.talk import demo
+
+            return demo(arguments[1:])
+        if command == "talk":
+            from r3p.talk import talk
+
+            return talk(arguments[1:])
+        if command == "train":
+            from r3p.train import main as train
+
+            return train(arguments[1:])
+        from r3p.assets.fetch import main as fetch
+
+        return fetch(arguments[1:])
+    except InputError as error:
+        print(f"r3p {command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"r3p {command}: stopped; nothing was written", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
