@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     listed = "\n".join(f"  {name:8}{text}" for name, text in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="r3p",
-        description=f"One portrait plus speech or a driving video gives a 3D-aware talking video.\n\ncommands:\n{listed}",
+        description=f"One portrait plus speech or a driving video: a 3D-aware talking video.\n\ncommands:\n{listed}",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

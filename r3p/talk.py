@@ -2,8 +2,6 @@
 
 import argparse
 import dataclasses
-
-
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,7 +30,7 @@ def talk(argv: Sequence[str]) -> int:
     """`r3p talk`. Raises InputError for input that cannot be used."""
     p = _parser(
         "r3p talk",
-        "A portrait and speech, or a driving video, to a talking video. Only use portraits and voices of people who agreed to it.",
+        "A portrait and speech, or a driving video, to a talking video. Use portraits and voices of people who agreed.",
         "r3p talk --image me.jpg --audio speech.wav --out me.mp4",
     )
     who = p.add_mutually_exclusive_group(required=True)

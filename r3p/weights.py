@@ -28,7 +28,8 @@ def save(path: str | os.PathLike[str], trees: Mapping[str, Any], meta: Mapping[s
     path = Path(path)
     flat = {"/".join(k): np.asarray(v) for k, v in traverse_util.flatten_dict(dict(trees)).items()}
     if dtype is not None:
-        flat = {k: v.astype(dtype) if np.issubdtype(v.dtype, np.floating) else v for k, v in flat.items()}
+        with np.errstate(over="ignore"):  # told below, by name
+            flat = {k: v.astype(dtype) if np.issubdtype(v.dtype, np.floating) else v for k, v in flat.items()}
         bad = [k for k, v in flat.items() if np.issubdtype(v.dtype, np.floating) and not np.isfinite(v).all()]
         if bad:
             raise InputError(f"{len(bad)} arrays are not finite in {np.dtype(dtype)}, such as {bad[0]}: not written")

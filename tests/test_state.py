@@ -1,0 +1,40 @@
+import jax
+import jax.numpy as jnp
+import pytest
+from ml_collections import ConfigDict
+
+from r3p import state
+from r3p.errors import InputError
+
+PARAMS = {"canonical": jnp.ones(3), "net": {"kernel": jnp.ones((2, 2))}}
+
+
+def settings(**changes):
+    fields = dict(learning_rate=0.1, warmup_steps=0, steps=10, final_factor=0.1, beta1=0.9, beta2=0.99, clip_norm=1.0)
+    return ConfigDict(fields | changes)
+
+
+def one_step(config):
+    optimizer = state.make_optimizer(config, PARAMS)
+    grads = jax.tree.map(jnp.ones_like, PARAMS)
+    return state.apply_gradients(state.create({"params": PARAMS}, optimizer), grads, {}, optimizer, 0.5)
+
+
+def test_a_factor_scales_the_step_and_zero_freezes():
+    after = one_step(settings(learning_rate_factors=(("^canonical", 0.5),)))
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), after.params, PARAMS)
+    assert moved["canonical"] == pytest.approx(0.5 * moved["net"]["kernel"], rel=1e-4)
+    frozen = one_step(settings(learning_rate_factors=(("kernel$", 0),)))
+    assert (frozen.params["net"]["kernel"] == 1).all()
+    assert (frozen.params["canonical"] != 1).all()
+
+
+def test_the_average_follows_the_parameters():
+    after = one_step(settings())
+    assert jnp.allclose(after.average["canonical"], 0.1 + 0.9 * after.params["canonical"])
+    assert int(after.step) == 1
+
+
+def test_a_pattern_that_matches_nothing_is_an_error():
+    with pytest.raises(InputError, match="kernle"):
+        state.make_optimizer(settings(learning_rate_factors=(("kernle", 0),)), PARAMS)
