@@ -16,7 +16,7 @@ from data_pipelines.head import Head, draw_pncc, project
 from r3p.camera import from_pose, rotation
 from r3p.errors import InputError
 from r3p.matting import FACE_SKIN, HAIR, HEAD, TORSO, Layers
-from r3p.puppet_draw import Buffer, Surface, laid, sample, sample_list, window
+from r3p.puppet_draw import FAR, Buffer, Surface, laid, sample, sample_list, window
 from r3p.puppet_inside import Inside
 from r3p.puppet_relief import build_relief
 from r3p.puppet_sample import STILL, draw_expression, draw_pose
@@ -56,11 +56,14 @@ class Puppet:
         side = len(image)
         self.shape = Shape(self.head, self.landmarks[:, :2] / side, fit)
         self.parts = Parts(self.head, self.shape)
+        own = self._relief_mask()
         sheet = skin_sheet(image, layers, self.landmarks)
+        # Only the relief reads the sheet's alpha: it ends with its own mask, not with its grid's cells.
+        soft = cv2.GaussianBlur(own.astype(np.float32), (0, 0), 0.8)
+        sheet[..., 3] = np.round(sheet[..., 3] * np.where(np.isin(layers.segmap, HEAD), soft, 1))
         self.skin = Skin(self.head, self.shape, self.parts, layers, sheet, enlarge(sheet))
         self._lids = [((slice(SCALE * r.start, SCALE * r.stop), slice(SCALE * c.start, SCALE * c.stop)), enlarge(colours),
                        enlarge(weight)[..., None]) for (r, c), colours, weight in closed_lids(sheet, self.landmarks)]
-        own = self._relief_mask()
         self.relief = build_relief(self.shape, own, self.skin.depth, self.parts.face, self.parts.centre)
         flat = np.clip(self.relief.pixels, 1, side - 1) * SCALE
         worn = np.concatenate([flat, np.full((len(flat), 1), _RELIEF)], 1)
@@ -95,7 +98,10 @@ class Puppet:
         before.draw(twice, self.skin.face, cull=True)
         before.draw(front, self._front, cull=True)
         behind.draw(back, self._back, cull=False)
+        filled = behind.hit
+        behind.depth[:] = FAR  # the relief's margin, where it is transparent, must not hide the jaw's side
         behind.draw(twice, self.skin.behind, cull=True)
+        filled |= behind.hit
 
         worn, tag, hit = sample(self._worn(vertices), before.at), before.at[..., 2], before.hit
         alpha = np.where(tag > 1.5, worn[..., 3] * np.float32(1 / 255), np.minimum(tag, 1)) * hit
@@ -103,12 +109,12 @@ class Puppet:
         # What shines through the fading chin is the neck, not the mouth behind it.
         open_at = (alpha < 0.999) & ~(hit & (tag < 1.5))
         under = np.zeros_like(shown)
-        need = open_at & behind.hit
+        need = open_at & filled
         at = behind.at[need]
         worn, tag = sample_list(self.skin.sheet, at), at[:, 2]
         under[need] = laid(worn * np.where(tag > 1.5, np.float32(_BACK_SHADE), np.float32(1))[..., None],
                            np.where(tag > 1.5, worn[:, 3] * np.float32(1 / 255), tag))
-        self.inside.draw(under, (area[0].start, area[1].start), size, posed, self.inside.patch_vertices @ turn + shift, vertices)
+        self.inside.draw(under, (area[0].start, area[1].start), size, vertices, turn, shift)
         shown[open_at] += (1 - alpha[open_at])[:, None] * under[open_at]
         out = np.zeros((size, size, 4), np.float32)
         out[area] = shown

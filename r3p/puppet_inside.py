@@ -11,7 +11,6 @@ from r3p.puppet_texture import SCALE, Block, enlarge, eye_block, mouth_block, mo
 
 _LEFT_EYE, _RIGHT_EYE, _UPPER_TEETH, _LOWER_TEETH, _TONGUE = range(1, 6)
 _BEHIND = 0.04  # head units from the lips' rim to the sheet that shows the photograph's teeth
-_SETTLED = 0.035  # head units of a change of the lips' gap over which that sheet turns to teeth only
 
 
 class Inside:
@@ -30,9 +29,10 @@ class Inside:
             origins.append(origin)
         white = np.mean([np.quantile(b.reshape(-1, 3), 0.85, axis=0) for b in blocks], 0).astype(np.float32)
         tones = mouth_tones(image, landmarks, landmarks[polygon(OUTER_LIPS), :2], white)
-        mouth_origin, colours, seen, teeth = mouth_block(image, landmarks, tones)
+        self.line = tones.lips * np.float32(0.62)
+        mouth = mouth_block(image, landmarks)
         swatch = np.repeat(np.clip([tones.tongue, tones.cavity], 0, 255), 16, 0)[None].repeat(16, 0)
-        blocks += [enlarge(colours), teeth_sheet(tones.teeth, tones.lips), np.round(swatch).astype(np.uint8)]
+        blocks += [enlarge(mouth.colours)] * 2 + [teeth_sheet(tones.teeth, tones.lips), np.round(swatch).astype(np.uint8)]
         self.sheet = np.zeros((max(len(b) for b in blocks), sum(b.shape[1] + 4 for b in blocks), 4), np.uint8)
         corner, x = [], 0
         for b in blocks:
@@ -46,16 +46,15 @@ class Inside:
             own = part == label
             block = Block(origins[eye], (blocks[eye].shape[1], len(blocks[eye])), (corner[eye], 0))
             at[own] = np.concatenate([block.coordinates(pixels[own]), np.ones((int(own.sum()), 1))], 1)
-        self._dress_teeth(at, corner[3], blocks[3].shape[1], len(blocks[3]))
-        self._dress_walls(at, cavity, corner[4])
+        self._dress_teeth(at, corner[4], blocks[4].shape[1], len(blocks[4]))
+        self._dress_walls(at, cavity, corner[5])
         label = part[head.triangles[:, 0]]
-        mouth = np.concatenate([head.triangles[label >= _UPPER_TEETH], cavity])
-        self.surfaces = {"outer_lips": Surface(mouth, at), "left_eye": Surface(head.triangles[label == _LEFT_EYE], at),
+        walls = np.concatenate([head.triangles[label >= _UPPER_TEETH], cavity])
+        self.surfaces = {"outer_lips": Surface(walls, at), "left_eye": Surface(head.triangles[label == _LEFT_EYE], at),
                          "right_eye": Surface(head.triangles[label == _RIGHT_EYE], at)}
-        block = Block(mouth_origin, (blocks[2].shape[1], len(blocks[2])), (corner[2], 0))
-        self._make_patch(block, image.shape[0])
-        self._patch_area = block.slices
-        self._seen, self._teeth = (np.round(enlarge(a).clip(0, 1) * 255) for a in (seen, teeth))
+        self._jaw = shape.source[part == _LOWER_TEETH].mean(0)
+        self.shown = [self._patch(Block(mouth.origin, (blocks[k].shape[1], len(blocks[k])), (corner[k], 0)), alpha, len(image))
+                      for k, alpha in ((3, mouth.lower), (2, mouth.upper))]
 
     def _dress_teeth(self, at: np.ndarray, corner: int, width: int, height: int) -> None:
         """Texels along the arch; darker toward the back."""
@@ -82,11 +81,14 @@ class Inside:
             deep = np.maximum(lips - 0.10 - mean[own, 2], 0)
             tag = np.clip(np.exp(-deep / 0.35), 0.3, 0.9)
             if k == 0:  # the light comes over the lower lip: the tip is bright, the back and the sides are not
-                tag = np.clip(0.82 * np.exp(-(tip - mean[own, 2]) / 0.4), 0.25, 1) * np.clip(1 - 0.6 * (top - mean[own, 1]) / 0.3, 0.4, 1)
+                wide = np.abs(mean[own, 0]) / np.abs(mean[own, 0]).max()
+                tag = 0.85 * np.exp(-(tip - mean[own, 2]) / 0.4) * (1 - 0.6 * (top - mean[own, 1]) / 0.3).clip(0.3, 1) * (1 - 0.55 * wide**2)
+                tag = tag.clip(0.12, 1)
             at[own] = np.stack([np.full(len(tag), corner + 16 * k + 8.0), np.full(len(tag), 8.0), tag], 1)
 
-    def _make_patch(self, block: Block, side: int) -> None:
-        """The photograph between its lips as a sheet at the teeth, fixed to the skull."""
+    def _patch(self, block: Block, alpha: np.ndarray, side: int) -> tuple[np.ndarray, Surface]:
+        """A part of the photograph's mouth as a sheet just behind the lips: vertices in the head's frame, surface."""
+        self.sheet[block.slices][..., 3] = np.round(enlarge(alpha).clip(0, 1) * 255)
         columns, rows = 16, 8
         u, v = np.meshgrid(np.linspace(0, block.size[0], columns), np.linspace(0, block.size[1], rows))
         grid = np.stack([u, v], -1).reshape(-1, 2) / SCALE + block.origin
@@ -95,28 +97,20 @@ class Inside:
         line = np.polynomial.Polynomial.fit(at, CAMERA_DISTANCE - loop[:, 2], 4)
         depth = line(np.clip(grid[:, 0], at.min(), at.max())) + _BEHIND
         x, y = (grid[:, 0] / side - 0.5) * depth / FOCAL, (0.5 - grid[:, 1] / side) * depth / FOCAL
-        self.patch_vertices = self.shape.unpose(np.stack([x, y, CAMERA_DISTANCE - depth], 1)).astype(np.float32)
-        self.patch = Surface(halves(quads(rows, columns)), np.concatenate([block.coordinates(grid), np.ones((len(grid), 1))], 1))
+        vertices = self.shape.unpose(np.stack([x, y, CAMERA_DISTANCE - depth], 1)).astype(np.float32)
+        return vertices, Surface(halves(quads(rows, columns)), np.concatenate([block.coordinates(grid), np.ones((len(grid), 1))], 1))
 
-    def _dressed(self, vertices: np.ndarray) -> np.ndarray:
-        """The sheet, its mouth showing all of the photograph's where the lips are as there, else its teeth only."""
-        lips = self.shape.openings[0]
-        change = np.abs(lips.gap(vertices) - lips.gap(self.shape.source)).max() / _SETTLED
-        sheet = self.sheet.copy()
-        moved = np.clip(change, 0, 1)
-        sheet[self._patch_area][..., 3] = np.round(self._seen * (1 - moved) + self._teeth * moved)
-        return sheet
-
-    def draw(self, out: np.ndarray, start: tuple[int, int], size: int, posed: np.ndarray, patch: np.ndarray,
-             vertices: np.ndarray) -> None:
+    def draw(self, out: np.ndarray, start: tuple[int, int], size: int, vertices: np.ndarray, turn: np.ndarray,
+             shift: np.ndarray) -> None:
         """Lays the inside over a window out [h, w, 4] (premultiplied) of a picture, within the outlines of lips and lids.
 
-        start: the window's first row and column in the picture of side `size`; posed [v, 3] and patch [p, 3]: vertices
-        and `patch_vertices` in the camera's frame; vertices: head frame.
+        start: the window's first row and column in the picture of side `size`; vertices [v, 3]: head frame, which
+        `vertices @ turn + shift` takes to the camera's.
         """
+        posed = vertices @ turn + shift
+        dropped = vertices[self.head.part == _LOWER_TEETH].mean(0) - self._jaw
         loops = {n: (project(posed[self.head.arrays[f"loop_{n}"].astype(int)]) * size).astype(np.float32)
                  for n in ("outer_lips", "inner_lips", "left_eye", "right_eye")}
-        sheet = self._dressed(vertices)
         for name, surface in self.surfaces.items():
             rows, columns = window(loops[name], size, 3)
             area = (slice(max(rows.start - start[0], 0), rows.stop - start[0]), slice(max(columns.start - start[1], 0), columns.stop - start[1]))
@@ -127,19 +121,24 @@ class Inside:
             place = (slice(int(lo[1]), int(lo[1]) + shape[0]), slice(int(lo[0]), int(lo[0]) + shape[1]))
             buffer = Buffer(size, place)
             buffer.draw(posed, surface, cull=False)
-            colour = sample(sheet, buffer.at)[..., :3] * buffer.at[..., 2:]
+            colour = sample(self.sheet, buffer.at)[..., :3] * buffer.at[..., 2:]
+            colour[~buffer.hit] = self.line * np.float32(0.6)  # a corner that no eyeball fills, the throat
             if name == "outer_lips":
                 # Lips shade what is just behind them.
                 gap = _polygon(loops["inner_lips"] - lo, shape).astype(np.float32)
-                colour *= (0.45 + 0.6 * cv2.GaussianBlur(gap, (0, 0), max(0.06 * shape[1], 0.5)).clip(0, 0.92))[..., None]
+                wide = cv2.GaussianBlur(gap, (0, 0), max(0.06 * shape[1], 0.5))[..., None]
+                colour *= 0.45 + 0.6 * wide.clip(0, 0.92)
+                # A slit between lips that all but meet is a line of their own colour.
+                colour += (self.line - colour) * (1 - 4 * wide).clip(0, 1)
             hull = cv2.convexHull((loops[name] - lo).astype(np.float32))[:, 0]
             mask = cv2.dilate(_polygon(hull, shape), np.ones((3, 3), np.uint8)).astype(np.float32)
-            cover(out[area], colour, mask * buffer.hit)
+            cover(out[area], colour, mask)
             if name == "outer_lips":
-                front = Buffer(size, place)
-                front.draw(patch, self.patch, cull=False)
-                texel = sample(sheet, front.at)
-                cover(out[area], texel, mask * front.hit * texel[..., 3] * np.float32(1 / 255))
+                for (points, patch), moved in zip(self.shown, (dropped, 0), strict=True):
+                    front = Buffer(size, place)
+                    front.draw((points + moved) @ turn + shift, patch, cull=False)
+                    texel = sample(self.sheet, front.at)
+                    cover(out[area], texel, mask * front.hit * texel[..., 3] * np.float32(1 / 255))
 
 
 def _polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -142,6 +142,7 @@ class Shape:
         self.offset = self._offset(plain, landmarks, skin).astype(np.float32)
         self.openings = [self._opening("inner_lips", _REACH_LIPS, 0.35, None)]
         self.openings += [self._opening(name, _REACH_LIDS, 1.0, 0.0) for name in EYE_LOOPS]
+        self._blinks = [self._blink(o, n) for o, n in zip(self.openings[1:], ("eyeBlinkRight", "eyeBlinkLeft"), strict=True)]
         for opening in self.openings:
             opening.calibrate(plain, plain + self.offset)
         self.source = self.vertices(fit.expression)
@@ -165,10 +166,26 @@ class Shape:
 
     def settled(self, plain: np.ndarray) -> np.ndarray:
         """The aligned vertices [v, 3] of a plain head [v, 3]."""
+        plain = self._lids_that_stop(plain)
         out = plain + self.offset
         for opening in self.openings:
             out = opening.settle(opening.settle(out, plain), plain)  # neighbours share movement: twice for what is left
         return out.astype(np.float32)
+
+    def _lids_that_stop(self, plain: np.ndarray) -> np.ndarray:
+        """A head whose lids cross, with as much of the blink taken back as makes them meet on average."""
+        for opening, (ids, move, rate) in zip(self.openings[1:], self._blinks, strict=True):
+            over = float(opening.gap(plain).mean()) / rate
+            if over > 0:
+                plain = plain.copy()
+                plain[ids] -= over * move
+        return plain
+
+    def _blink(self, opening: "Opening", unit: str) -> tuple[np.ndarray, np.ndarray, float]:
+        """Vertices that a blink moves, their movement a unit, and what that does to the mean gap (negative)."""
+        move = self.head.expression[self.head.names.index(unit)]
+        ids = np.flatnonzero(np.abs(move).max(1) > 1e-5)
+        return ids, move[ids], float((move[opening.upper, 1] - move[opening.lower, 1]).mean())
 
     def apertures(self, vertices: np.ndarray) -> np.ndarray:
         """[3] mean gaps of lips, right eye, left eye in head units."""

@@ -18,6 +18,7 @@ from r3p.puppet_texture import ATLAS, SCALE, unwrap
 
 _WRAP = np.radians((118.0, 78.0))  # half the angles that the unwrapped face covers: around, up and down
 _FACING = 0.35  # cosine to the viewer at which the mesh of cheeks and temples gives way to the relief
+NECK_SLIM = np.array([0.92, 1.0, 1.0])  # the mesh's neck stays inside the photograph's
 _CHIN_FADE = (0.10, 0.42)  # head units below the jaw over which the head's layer ends
 
 
@@ -57,8 +58,10 @@ class Parts:
         self.face_triangles, self.side_triangles = drawn[~lateral_triangle], drawn[lateral_triangle]
         self.drawn = np.unique(drawn)
         skin = shape.skin_triangles
-        self.neck_triangles = skin[~ears[skin].any(1) & (mean[skin, 1] < angle + 0.3).all(1) & (mean[skin, 2] > ear - 0.7).any(1)]
-        self.neck_opacity = np.clip((mean[:, 2] - ear + 0.6) / 0.3, 0, 1) * np.clip((mean[:, 1] - angle + 0.75) / 0.3, 0, 1)
+        mouth = dijkstra(shape.graph, indices=head.arrays["loop_inner_lips"].astype(int), min_only=True, limit=0.4) < 0.4
+        neck = (shown & ~mouth | (head.arrays["static"] > 0.02)) & ~ears & (mean[:, 1] < angle + 0.35)
+        self.neck_triangles = skin[neck[skin].all(1)]
+        self.neck_opacity = np.clip((mean[:, 1] - angle + 0.8) / 0.35, 0, 1)
         walls = head.arrays["mask_inside_mouth"].astype(np.float32) > 0.5
         rest = np.ones(len(head.triangles), bool)
         rest[number] = False
@@ -145,9 +148,11 @@ class Skin:
 
     def _neck_opacity(self) -> np.ndarray:
         """[v] 0..1: the mesh's neck is drawn where the photograph has a person before or about it."""
-        person = cv2.GaussianBlur(cv2.erode(self.layers.alpha, np.ones((5, 5))), (0, 0), 2)
-        inside = ((self.pixels > 0) & (self.pixels < self.side)).all(1)
-        return np.clip(2 * person[self._pixel()] - 0.6, 0, 1) * inside * self.parts.neck_opacity
+        person = cv2.GaussianBlur(self.layers.alpha, (0, 0), 1.5)
+        pixels = project(self.shape.pose(self.shape.source * NECK_SLIM)) * self.side
+        ix, iy = (np.clip(pixels[:, k].astype(int), 0, self.side - 1) for k in (0, 1))
+        inside = ((pixels > 0) & (pixels < self.side)).all(1)
+        return np.clip(2 * person[iy, ix] - 0.5, 0, 1) * inside * self.parts.neck_opacity
 
     def _wrap(self, vertices: np.ndarray) -> np.ndarray:
         """Head-frame points [v, 3] -> places [v, 3] in the unwrapped face: x, y texels, distance from the middle."""
@@ -163,6 +168,8 @@ class Skin:
         flat = np.stack([(wrapped[:, 0] / ATLAS - 0.5) * z / FOCAL, (0.5 - wrapped[:, 1] / ATLAS) * z / FOCAL, CAMERA_DISTANCE - z], 1)
         triangles = np.concatenate([self.parts.face_triangles, self.parts.side_triangles])
         buffer.draw(flat, Surface(triangles, np.concatenate([self.pixels, (self.clear * self._bare())[:, None]], 1)), cull=False)
-        down = np.degrees(np.linspace(-1, 1, ATLAS)[:, None] * _WRAP[1])
-        shade = np.broadcast_to(1 - 0.15 * np.clip((down - 35) / 30, 0, 1), (ATLAS, ATLAS)).astype(np.float32)
+        # What is not seen lies under the chin and beside the neck, out of the light.
+        down, aside = (np.degrees(np.linspace(-1, 1, ATLAS) * half) for half in _WRAP[::-1])
+        shade = (1 - 0.12 * np.clip((down - 35) / 30, 0, 1))[:, None] * (1 - 0.25 * np.clip((np.abs(aside) - 40) / 45, 0, 1))[None]
+        shade = shade.astype(np.float32)
         return unwrap(sample(np.ascontiguousarray(photograph[..., :3]), buffer.at), buffer.at[..., 2] * buffer.hit, shade)

@@ -14,7 +14,8 @@ from r3p.puppet_shape import EYES, INNER_LIPS, polygon
 
 SCALE = 2
 ATLAS = 512  # side of the unwrapped face, which holds what the photograph does not show
-_MARGIN = 12  # texels around a block, so that clipped coordinates stay inside
+_CHEEKS = (50, 101, 118, 205, 280, 330, 347, 425)  # landmarks on bare skin
+_PAST_CORNER = 0.13  # eye widths by which a shut lid's skin reaches past the eye's corners
 
 
 @dataclass
@@ -70,15 +71,19 @@ def closed_lids(sheet: np.ndarray, landmarks: np.ndarray) -> list[tuple[tuple[sl
     A lid that comes down stretches the few pixels between lashes and crease; in their place comes smooth skin from
     above, with the lash line kept. Given at the scale of `sheet`, a skin sheet [s, s, 4] at the photograph's size.
     """
+    spots = np.clip(landmarks[list(_CHEEKS), :2].astype(int), 0, sheet.shape[0] - 1)
+    cheeks = np.median(cv2.medianBlur(np.ascontiguousarray(sheet[..., :3]), 5)[spots[:, 1], spots[:, 0]], 0) / 255
+    tint = cv2.cvtColor(np.float32(cheeks)[None, None], cv2.COLOR_RGB2LAB)[0, 0, 1:]
     out = []
     for contours in EYES:
         upper = landmarks[list(contours[0]), :2]
         opening = landmarks[polygon(contours), :2]
         width = float(np.linalg.norm(upper[-1] - upper[0]))
         height = float(np.ptp(opening[:, 1]))
-        along = np.linspace(-0.08, 1.08, len(upper) + 2)
-        ends = np.concatenate([upper[:1] - 0.08 * (upper[-1:] - upper[:1]), upper, upper[-1:] + 0.08 * (upper[-1:] - upper[:1])])
-        lift = np.sin(np.clip(along * 0.86 + 0.07, 0, 1) * np.pi)[:, None] * [0, -1] * max(0.75 * height, 0.18 * width)
+        along = np.linspace(-_PAST_CORNER, 1 + _PAST_CORNER, len(upper) + 2)
+        past = _PAST_CORNER * (upper[-1:] - upper[:1])
+        ends = np.concatenate([upper[:1] - past, upper, upper[-1:] + past])
+        lift = np.sin((along + 2 * _PAST_CORNER) / (1 + 4 * _PAST_CORNER) * np.pi)[:, None] * [0, -1] * max(0.95 * height, 0.24 * width)
         region = np.concatenate([ends + lift, landmarks[list(contours[1])[::-1], :2]])
         x0, y0 = np.floor(region.min(0) - 0.35 * width).astype(int)
         x1, y1 = np.ceil(region.max(0) + 0.35 * width).astype(int)
@@ -91,16 +96,16 @@ def closed_lids(sheet: np.ndarray, landmarks: np.ndarray) -> list[tuple[tuple[sl
         # Skin from above only: below the eye lie shadows and bags.
         skin = fill_holes(crop, ~hole & ~below).astype(np.float32)
         skin = cv2.GaussianBlur(skin, (0, 0), 0.06 * width)
-        brow = ends + 1.6 * lift
-        strip = polygon_mask(np.concatenate([brow, (ends + lift)[::-1]]) - [x0, y0], crop.shape[:2])
-        if strip.any():  # a lid's own tone is that of the skin over it, without the crease's shadow
-            skin = 0.5 * skin + 0.5 * np.quantile(crop[strip], 0.65, axis=0)
+        # A lid has the tint of the cheeks, not that of the shadow under the brow.
+        lab = cv2.cvtColor(np.clip(skin / 255, 0, 1).astype(np.float32), cv2.COLOR_RGB2LAB)
+        lab[..., 1:] = 0.3 * lab[..., 1:] + 0.7 * tint
+        skin = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB) * 255
         line = ndimage.distance_transform_edt(~polygon_mask(opening - [x0, y0], crop.shape[:2]))
         lash = np.exp(-((np.maximum(line - 0.4, 0) / max(0.02 * width, 0.7)) ** 2))
         x = (np.arange(x1 - x0) + 0.5 + x0 - min(upper[0, 0], upper[-1, 0])) / max(abs(upper[-1, 0] - upper[0, 0]), 1)
         lash = (lash * np.clip(np.minimum(x - 0.02, 0.98 - x) / 0.1, 0, 1))[..., None]
         colours = skin * (1 - lash) + crop * lash
-        weight = cv2.GaussianBlur(hole.astype(np.float32), (0, 0), 0.05 * width)[..., None]
+        weight = cv2.GaussianBlur(hole.astype(np.float32), (0, 0), 0.09 * width)[..., None]
         out.append(((rows, columns), colours.astype(np.float32), weight))
     return out
 
@@ -186,13 +191,12 @@ def eye_block(image: np.ndarray, landmarks: np.ndarray, eye: int, grow: float = 
 
 @dataclass
 class MouthTones:
-    """Colours [3] float32 of the photograph's mouth: lips, teeth, tongue, cavity; `shows_teeth`."""
+    """Colours [3] float32 of the photograph's mouth: lips, teeth, tongue, cavity."""
 
     lips: np.ndarray
     teeth: np.ndarray
     tongue: np.ndarray
     cavity: np.ndarray
-    shows_teeth: bool
 
 
 def mouth_tones(image: np.ndarray, landmarks: np.ndarray, outer: np.ndarray, white: np.ndarray) -> MouthTones:
@@ -202,17 +206,16 @@ def mouth_tones(image: np.ndarray, landmarks: np.ndarray, outer: np.ndarray, whi
     lip = np.median(image[lips], 0).astype(np.float32) if lips.any() else np.float32([150, 90, 85])
     light = float(white.mean())
     teeth = white * np.float32([1.0, 0.96, 0.86])
-    shows = False
     if inside.sum() > 20:
         pixels = image[inside].astype(np.float32)
         grey = pixels.mean(1)
         redness = (pixels[:, 0] - pixels[:, 1:].mean(1)) / (grey + 10)
         red = (lip[0] - lip[1:].mean()) / (lip.mean() + 10)
-        pale = pixels[(grey > 0.45 * light) & (redness < 0.6 * red)]
+        pale = pixels[(grey > 0.45 * float(white.mean())) & (redness < 0.7 * red)]
         if len(pale) > 0.1 * len(pixels):
-            teeth, shows = np.median(pale, 0), True
+            teeth = np.median(pale, 0)
     cavity = np.clip(lip * [0.35, 0.22, 0.22], 4, 60)
-    return MouthTones(lip, teeth.astype(np.float32), (lip * [0.85, 0.72, 0.74]).astype(np.float32), cavity.astype(np.float32), shows)
+    return MouthTones(lip, teeth.astype(np.float32), (lip * [0.85, 0.72, 0.74]).astype(np.float32), cavity.astype(np.float32))
 
 
 def teeth_sheet(tone: np.ndarray, lips: np.ndarray, size: tuple[int, int] = (160, 48)) -> np.ndarray:
@@ -231,28 +234,54 @@ def teeth_sheet(tone: np.ndarray, lips: np.ndarray, size: tuple[int, int] = (160
     return np.round(np.clip(body * (1 - gum) + lips * [0.95, 0.8, 0.8] * gum, 0, 255)).astype(np.uint8)
 
 
-def mouth_block(image: np.ndarray, landmarks: np.ndarray, tones: MouthTones) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(origin [2], colours uint8 [h, w, 3], seen float32 [h, w], teeth float32 [h, w]): the photograph between the lips.
+@dataclass
+class MouthBlock:
+    """The photograph between its lips: origin [2], colours uint8 [h, w, 3] that go on under the lips, upper and lower
+    [h, w] float32: what stays with the skull and what goes with the jaw."""
 
-    seen: all of it; teeth: what of it is teeth, by its tone between the teeth's and the lips'. Only the latter stays
-    when the lips move: lip that the landmarks took in, and shadows, would hang in the open mouth.
+    origin: np.ndarray
+    colours: np.ndarray
+    upper: np.ndarray
+    lower: np.ndarray
+
+
+def mouth_block(image: np.ndarray, landmarks: np.ndarray) -> MouthBlock:
+    """Parts what the photograph shows between the lips at its dark line, where there is one, else at the lower lip.
+
+    The parts overlap a little, and go on under the lips that cover them.
     """
     contour = landmarks[polygon(INNER_LIPS), :2]
-    width = float(np.ptp(contour[:, 0]))
-    pad = int(np.ceil(max(4, 0.08 * width)))
+    width, height = float(np.ptp(contour[:, 0])), float(np.ptp(contour[:, 1]))
+    pad = int(np.ceil(max(5, 0.08 * width, 0.6 * height)))
     lo = np.maximum(np.floor(contour.min(0)).astype(int) - pad, 0)
     hi = np.minimum(np.ceil(contour.max(0)).astype(int) + pad, [image.shape[1], image.shape[0]])
     crop = np.ascontiguousarray(image[lo[1] : hi[1], lo[0] : hi[0]])
     inside = polygon_mask(contour - lo, crop.shape[:2])
-    seen = np.clip(cv2.GaussianBlur(inside.astype(np.float32), (0, 0), 0.8) * 2.2, 0, 1)
-    if not tones.shows_teeth:
-        return lo, crop, seen, np.zeros_like(seen)
-    colour = cv2.GaussianBlur(crop, (0, 0), 0.6).astype(np.float32)
-    redness = (colour[..., 0] - colour[..., 1:].mean(-1)) / (colour.mean(-1) + 10)
-    red = [(t[0] - t[1:].mean()) / (t.mean() + 10) for t in (tones.teeth, tones.lips)]
-    pale = np.clip((0.6 * red[1] + 0.4 * red[0] - redness) / max(0.25 * (red[1] - red[0]), 1e-3), 0, 1)
-    light = np.clip((colour.mean(-1) / max(float(tones.teeth.mean()), 1.0) - 0.4) / 0.15, 0, 1)
-    # Gaps between teeth belong to them.
-    whole = cv2.morphologyEx(pale * light, cv2.MORPH_CLOSE, np.ones((3, max(3, round(0.12 * width) | 1))))
-    teeth = cv2.GaussianBlur(whole * inside, (0, 0), 0.8)
-    return lo, crop, seen, np.clip(teeth * 1.5 - 0.25, 0, 1)
+    columns = np.flatnonzero(inside.any(0))
+    light = cv2.GaussianBlur(crop, (0, 0), 0.7).astype(np.float32).mean(-1)
+    cut, top, bottom = (np.zeros(crop.shape[1]) for _ in range(3))
+    dark = np.zeros(crop.shape[1], bool)
+    for x in columns:
+        rows = np.flatnonzero(inside[:, x])
+        top[x], bottom[x] = rows[0], rows[-1]
+        line = light[rows[0] : rows[-1] + 1, x]
+        cut[x] = rows[-1] + 1.0
+        middle = slice(int(0.2 * len(line)), max(int(np.ceil(0.92 * len(line))), 1))
+        if len(line[middle]) > 2:
+            k = middle.start + int(line[middle].argmin())
+            if min(line[: k + 1].max(), line[k:].max()) - line[k] > 0.12 * line.max():
+                cut[x], dark[x] = rows[0] + k, True
+    parted = dark.sum() > 0.4 * len(columns)
+    if parted:
+        cut[columns] = np.interp(columns, np.flatnonzero(dark), cut[dark])
+    for values in (cut, top, bottom):
+        values[: columns[0]], values[columns[-1] + 1 :] = values[columns[0]], values[columns[-1]]
+    cut = cv2.GaussianBlur(ndimage.median_filter(cut, 5)[None], (0, 0), 1.0)[0]
+    y = np.arange(crop.shape[0])[:, None]
+    near = (y > top - 0.45 * height - 1) & (y < bottom + 0.45 * height + 1)
+    sides = np.zeros(crop.shape[1], bool)
+    sides[columns[0] : columns[-1] + 1] = True
+    eroded = ndimage.binary_erosion(inside, iterations=1)
+    colours = np.where(inside[..., None], crop, fill_holes(crop, eroded if eroded.sum() > 8 else inside))
+    upper, lower = ((mask & near & sides).astype(np.float32) for mask in (y <= cut, (y > cut - 2) & parted))
+    return MouthBlock(lo, colours, *(cv2.GaussianBlur(a, (0, 0), 0.6) for a in (upper, lower)))

@@ -6,13 +6,14 @@ from scipy import ndimage
 
 from data_pipelines.head import project
 from r3p.camera import CAMERA_DISTANCE, FOCAL, rotation
-from r3p.matting import HEAD, TORSO, Layers, fill_holes
+from r3p.matting import TORSO, Layers, fill_holes
 from r3p.puppet_draw import Buffer, Surface, sample
 from r3p.puppet_sample import PIVOT
 from r3p.puppet_shape import Shape
+from r3p.puppet_skin import NECK_SLIM
 
 _GRID = 33
-_NECK_SHADE = 0.88
+_NECK_SHADE = 0.94
 
 
 class Torso:
@@ -46,17 +47,13 @@ class Torso:
         near = np.clip(1.5 - ndimage.distance_transform_edt(~torso) / (0.02 * height), 0, 1)
         keep = np.maximum(near, np.clip((0.92 * jaw - aside) / (0.08 * jaw), 0, 1))[..., None]
         whole = np.dstack([self.layers.torso, self.layers.torso_alpha * 255]) * keep
-        # Under the head goes on what lies a little outside of its edge, else the chin's edge would stay on the neck.
         rest = left_over > 0.5
         if rest.any():
+            # At the head's edge goes on what lies a little outside of it, else the chin's edge would stay on the neck.
             far = ndimage.binary_erosion(rest | torso, iterations=2) & rest
-            inside = np.isin(self.layers.segmap, HEAD) & ~rest
-            reach = ndimage.distance_transform_edt(~rest) <= 0.05 * height
-            known = (torso & (self.layers.alpha > 0.9)) | (far if far.any() else rest)
-            filled = fill_holes(np.where(rest[..., None], image, self.layers.torso), known)
-            alpha = np.maximum(left_over, (reach & inside & (aside < 0.92 * jaw)).astype(np.float32))[..., None]
-            colour = np.where((far if far.any() else rest)[..., None], image, filled)
-            whole = whole * (1 - alpha) + np.dstack([colour, np.full(torso.shape, 255)]) * alpha
+            known = far if far.any() else rest
+            colour = np.where(known[..., None], image, fill_holes(image, known))
+            whole = whole * (1 - left_over[..., None]) + np.dstack([colour, np.full(torso.shape, 255)]) * left_over[..., None]
         return whole.astype(np.float32)
 
     def flow(self, euler: np.ndarray, trans: np.ndarray, size: int) -> np.ndarray:
@@ -90,8 +87,9 @@ class Torso:
         return front + (1 - front[..., 3:] * np.float32(1 / 255)) * self._draw_neck(vertices, euler, trans, size)
 
     def _draw_neck(self, vertices: np.ndarray, euler: np.ndarray, trans: np.ndarray, size: int) -> np.ndarray:
-        turned = vertices @ rotation(np.asarray(euler, np.float64)).T + np.asarray(trans, np.float64)
-        posed = turned * (1 - self.static) + self.shape.pose(vertices) * self.static
+        slim = vertices * NECK_SLIM
+        turned = slim @ rotation(np.asarray(euler, np.float64)).T + np.asarray(trans, np.float64)
+        posed = turned * (1 - self.static) + self.shape.pose(slim) * self.static
         buffer = Buffer(size)
         buffer.draw(np.concatenate([posed, posed]), self.neck, cull=True)
         out = np.dstack([sample(self.sheet, buffer.at)[..., :3].astype(np.float32) * _NECK_SHADE, np.full((size, size), 255, np.float32)])
