@@ -26,7 +26,7 @@ _DIMENSIONS = {4: ("NHWC", "HWIO", "NHWC"), 5: ("NDHWC", "DHWIO", "NDHWC")}
 
 # ------------------------------------------------------------------------------------------------ StyleGAN2
 class EqualisedDense(nn.Module):
-    """Dense layer with a run-time weight scale (Karras et al. 2018, equalised learning rate): [.., c] -> [.., features].
+    """Dense layer with an equalised learning rate (Karras et al. 2018): [.., c] -> [.., features].
 
     The stored kernel is unit normal; `learning_rate` / sqrt(c) scales it and `learning_rate` the bias at run time.
     """
@@ -94,7 +94,7 @@ def modulated_conv(x: Array, kernel: Array, styles: Array, up: int = 1, demodula
 
 
 def _conv_up2(x: Array, kernel: Array) -> Array:
-    """Transposed 3x3 convolution of stride 2, then the filter [1, 3, 3, 1] / 4 along each axis; nothing is zero-stuffed.
+    """Transposed 3x3 convolution of stride 2, then the filter [1, 3, 3, 1] / 4 along each axis, without stuffed zeros.
 
     Along an axis the transposed convolution t has even entries e[i] = x[i-1] k2 + x[i] k0 (i = 0..n) and odd entries
     o[i] = x[i] k1, and the filtered signal is y[2i] = (o[i-1] + 3 e[i] + 3 o[i] + e[i+1]) / 4,
@@ -186,7 +186,7 @@ def grid_sample(x: Array, grid: Array, *, padding: Padding = "zeros", align_corn
     sizes = x.shape[1:-1]
     if grid.shape[-1] != len(sizes):
         raise InputError(
-            f"grid_sample got a grid with {grid.shape[-1]} coordinates for {len(sizes)} spatial axes; give one a spatial axis"
+            f"grid_sample got {grid.shape[-1]} coordinates for {len(sizes)} spatial axes; give one for each axis"
         )
     lead, c = grid.shape[:-1], x.shape[-1]
     table = x.reshape(x.shape[0], -1, c)
@@ -214,7 +214,7 @@ def grid_sample(x: Array, grid: Array, *, padding: Padding = "zeros", align_corn
 
 
 def dilate(x: Array, size: int) -> Array:
-    """Largest value within a window of `size` (odd): [b, h, w, c] -> same. Edges are mirrored without repeating them."""
+    """Largest value within a window of odd `size`: [b, h, w, c] -> same. Edges are mirrored without repeating them."""
     p = size // 2
     x = jnp.pad(x, ((0, 0), (p, p), (p, p), (0, 0)), mode="reflect")
     return nn.max_pool(x, (size, size), strides=(1, 1), padding="VALID")

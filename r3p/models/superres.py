@@ -157,7 +157,7 @@ class PartedConv(nn.Module):
         return layers.conv(x.astype(self.dtype), self.kernel_of(part))
 
     def part_after(self, part: int, before: "PartedConv", x: Array, mask: Array) -> Array:
-        """`part(part, before(x) * mask)` for a 1x1 convolution `before`, as one convolution of the few channels of x."""
+        """`part(part, before(x) * mask)` for a 1x1 convolution `before`, as one convolution of the channels of x."""
         kernel, first = self.kernel_of(part), before.kernel[0, 0]
         # The bias of `before` becomes one more input channel that holds the mask.
         inner = jnp.concatenate([first, before.bias[None]], axis=0)

@@ -24,7 +24,7 @@ TORSO_CLASSES = (2, 4)  # body skin and clothes among the six classes of the seg
 KEYPOINTS = {4: (0, 8, 16, 27), 9: (0, 3, 6, 8, 10, 13, 16, 27, 33)}
 HEATMAP_VARIANCE = 0.01
 MOTION_GRADIENT = 0.1
-POWER_ITERATIONS_AT_START = 10
+POWER_ITERATIONS_AT_START = 1
 
 
 # ------------------------------------------------------------------------------------------------ blocks
@@ -53,33 +53,37 @@ class Conv(nn.Module):
         return y + bias.astype(self.dtype)
 
     def _largest_singular_value(self, kernel: Array, train: bool) -> Array:
-        *taps, c, o = kernel.shape
-        matrix = kernel.reshape(-1, o)
-        n = len(taps)
-        product = lambda a, b: jnp.matmul(a, b, precision=lax.Precision.HIGHEST)  # noqa: E731
-        unit = lambda a: a / jnp.maximum(jnp.linalg.norm(a), 1e-12)  # noqa: E731
-        # The order (c, taps) of v is that of the published checkpoints.
-        to_ours = lambda v: jnp.moveaxis(v.reshape(c, *taps), 0, n).reshape(-1)  # noqa: E731
-        to_theirs = lambda v: jnp.moveaxis(v.reshape(*taps, c), n, 0).reshape(-1)  # noqa: E731
+        matrix, taps = kernel.reshape(-1, self.features), kernel.shape[:-2]
 
-        def iterate(u: Array) -> tuple[Array, Array]:
-            v = unit(product(matrix, u))
-            return unit(product(v, matrix)), v
+        def to_stored(v: Array) -> Array:  # from (taps, c) to (c, taps), the order of the published checkpoints
+            return jnp.moveaxis(v.reshape(*taps, -1), -1, 0).reshape(-1)
 
-        def start() -> tuple[Array, Array]:
-            u = unit(jax.random.normal(self.make_rng("params"), (o,)))
-            return lax.fori_loop(0, POWER_ITERATIONS_AT_START, lambda _, uv: iterate(uv[0]), iterate(u))
-
-        fresh = self.is_initializing() and not self.has_variable("batch_stats", "u")
-        first = start() if fresh else (None, None)
-        stored_u = self.variable("batch_stats", "u", lambda: first[0])
-        stored_v = self.variable("batch_stats", "v", lambda: to_theirs(first[1]))
-        u, v = stored_u.value, to_ours(stored_v.value)
+        start = _singular_vectors(matrix) if self.is_initializing() else (jnp.zeros(()),) * 2
+        stored_u = self.variable("batch_stats", "u", lambda: start[0])
+        stored_v = self.variable("batch_stats", "v", lambda: to_stored(start[1]))
+        u, v = stored_u.value, jnp.moveaxis(stored_v.value.reshape(-1, *taps), 0, -1).reshape(-1)
         if train and not self.is_initializing():
-            u, v = lax.stop_gradient(iterate(u))
+            u, v = lax.stop_gradient(_power_iteration(matrix, u))
             if self.is_mutable_collection("batch_stats"):
-                stored_u.value, stored_v.value = u, to_theirs(v)
-        return product(product(v, matrix), u)
+                stored_u.value, stored_v.value = u, to_stored(v)
+        return _product(_product(v, matrix), u)
+
+
+def _product(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+
+
+def _power_iteration(matrix: Array, u: Array) -> tuple[Array, Array]:
+    v = _product(matrix, u)
+    v = v / jnp.maximum(jnp.linalg.norm(v), 1e-12)
+    u = _product(v, matrix)
+    return u / jnp.maximum(jnp.linalg.norm(u), 1e-12), v
+
+
+def _singular_vectors(matrix: Array) -> tuple[Array, Array]:
+    """The first singular vectors of a [n, o] matrix, o being moderate: u [o] and v [n]."""
+    _, vectors = jnp.linalg.eigh(_product(matrix.T, matrix))
+    return _power_iteration(matrix, vectors[:, -1])
 
 
 class ConvBlock(nn.Module):
@@ -126,7 +130,7 @@ class ResBlock(nn.Module):
         return x + y
 
 
-def _halve(x: Array) -> Array:
+def halve(x: Array) -> Array:
     """Mean of 2x2 pixels: [b, (d,) h, w, c] -> [b, (d,) h/2, w/2, c]."""
     *lead, h, w, c = x.shape
     return x.reshape(*lead, h // 2, 2, w // 2, 2, c).mean((-4, -2))
@@ -157,7 +161,7 @@ class AppearanceExtractor(nn.Module):
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         x = ConvBlock(self.widths[0], 7, dtype=self.dtype, name="stem")(x, train=train)
         for i, width in enumerate(self.widths[1:]):
-            x = _halve(ConvBlock(width, dtype=self.dtype, name=f"down{i}")(x, train=train))
+            x = halve(ConvBlock(width, dtype=self.dtype, name=f"down{i}")(x, train=train))
         x = Conv(self.channels * self.depth, 1, dtype=self.dtype, name="mix")(x)
         x = _to_volume(x, self.depth)
         for i in range(self.residuals):
@@ -178,7 +182,7 @@ class Hourglass(nn.Module):
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         y = x
         for i, width in enumerate(self.widths):
-            y = _halve(ConvBlock(width, dims=3, dtype=self.dtype, name=f"down{i}")(y, train=train))
+            y = halve(ConvBlock(width, dims=3, dtype=self.dtype, name=f"down{i}")(y, train=train))
         for i, width in enumerate((*self.widths[-2::-1], self.widths[0] // 2)):
             y = layers.upsample_nearest(y)
             y = ConvBlock(width, dims=3, dtype=self.dtype, name=f"up{i}")(y, train=train)
@@ -186,32 +190,32 @@ class Hourglass(nn.Module):
 
 
 class HeadEncoder(nn.Module):
-    """Image and weights of the target's head -> features: [b, mid, mid, 4] -> [b, mid/4, mid/4, width]."""
+    """Image and weights [b, mid, mid, 4] of the target's head -> features [b, *size, width], worked out at twice `size`."""
 
     width: int = 32
     residuals: int = 3
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        h, w = x.shape[1] // 2, x.shape[2] // 2
-        x = layers.resize(x, (h, w))
+    def __call__(self, x: Array, size: tuple[int, int], *, train: bool = False) -> Array:
+        x = layers.resize(x, (2 * size[0], 2 * size[1]))
         x = ConvBlock(self.width, 7, dtype=self.dtype, name="stem")(x, train=train)
         for i in range(self.residuals):
             x = ResBlock(dtype=self.dtype, name=f"res{i}")(x, train=train)
-        return layers.resize(x, (h // 2, w // 2))
+        return layers.resize(x, size)
 
 
 class HeadFuser(nn.Module):
-    """7x7x7 convolution over a volume joined with an image repeated over depth: -> [b, d, h, w, features]."""
+    """3-D convolution over a volume joined with an image repeated over depth: -> [b, d, h, w, features]."""
 
     features: int
+    kernel_size: int = 7
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, volume: Array, image: Array) -> Array:
         c = volume.shape[-1]
-        shape = (7, 7, 7, c + image.shape[-1], self.features)
+        shape = (*(self.kernel_size,) * 3, c + image.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         volume, image = volume.astype(self.dtype), image.astype(self.dtype)
@@ -231,19 +235,18 @@ class Motion(NamedTuple):
 class MotionField(nn.Module):
     """Dense motion from sparse key points: compressed source volume [b, d, h, w, c], key points [b, k, 3] -> `Motion`.
 
-    `version` 2 sees the target's head: features [b, h, w, head_width] of `HeadEncoder` enter before the masks.
+    `version` 2 sees the target's head [b, mid, mid, 4] (image and weights), whose features enter before the masks.
     """
 
     version: Literal[1, 2] = 2
     widths: tuple[int, ...] = (64, 128, 256, 512, 1024)
     head_width: int = 32
     head_residuals: int = 3
+    kernel_size: int = 7
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, volume: Array, source: Array, target: Array, head: Array, *, train: bool = False
-    ) -> Motion:
+    def __call__(self, volume: Array, source: Array, target: Array, head: Array, *, train: bool = False) -> Motion:
         heat = heatmaps(source, target, volume.shape[1:4])
         warped = shifted_volumes(volume, source, target)
         x = jnp.concatenate([heat[..., None].astype(warped.dtype), warped], axis=-1)
@@ -251,22 +254,23 @@ class MotionField(nn.Module):
         x = x.reshape(*x.shape[:4], -1)
         x = Hourglass(self.widths, self.dtype, name="hourglass")(x, train=train)
         if self.version == 2:
-            seen = HeadEncoder(self.head_width, self.head_residuals, self.dtype, name="head_encoder")(head, train=train)
-            x = HeadFuser(self.head_width, self.dtype, name="head_fuser")(x, seen)
-        mask = Conv(source.shape[1] + 1, 7, 3, dtype=self.dtype, name="mask")(x)
+            encoder = HeadEncoder(self.head_width, self.head_residuals, self.dtype, name="head_encoder")
+            seen = encoder(head, (volume.shape[2], volume.shape[3]), train=train)
+            x = HeadFuser(self.head_width, self.kernel_size, self.dtype, name="head_fuser")(x, seen)
+        mask = Conv(source.shape[1] + 1, self.kernel_size, 3, dtype=self.dtype, name="mask")(x)
         mask = nn.softmax(mask.astype(jnp.float32))
         # The masks sum to one and the motions differ from the identity by a constant each.
         moved = jnp.einsum("bdhwk,bkc->bdhwc", mask[..., 1:], source - target, precision=lax.Precision.HIGHEST)
         flat = _to_image(x)
         occlusions = [
-            nn.sigmoid(Conv(1, 7, dtype=self.dtype, name=name)(flat).astype(jnp.float32))
+            nn.sigmoid(Conv(1, self.kernel_size, dtype=self.dtype, name=name)(flat).astype(jnp.float32))
             for name in ("occlusion", "occlusion_2")
         ]
         return Motion(coordinate_grid(volume.shape[1:4]) + moved, *occlusions)
 
 
 class Generator(nn.Module):
-    """Deformed feature volume as an image [b, h, w, c * d] -> RGB [b, mid, mid, 3] and features [b, mid, mid, widths[-1]]."""
+    """Deformed volume as an image [b, h, w, c * d] -> RGB [b, mid, mid, 3] and features [b, mid, mid, widths[-1]]."""
 
     widths: tuple[int, ...] = (256, 128, 64)
     residuals: int = 6
@@ -298,7 +302,7 @@ class OcclusionRefiner(nn.Module):
 
 
 class TorsoCache(NamedTuple):
-    """What of the torso does not change with time, [b, d, h, w, c] each: masked features, and their few-channel version."""
+    """What of the torso does not change with time, [b, d, h, w, c] each: masked features, and few channels of them."""
 
     features: Array
     compressed: Array
@@ -332,6 +336,7 @@ class TorsoModel(nn.Module):
     appearance_residuals: int = 6
     compressed_channels: int = 4
     motion_widths: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    motion_kernel: int = 7
     head_width: int = 32
     head_residuals: int = 3
     generator_widths: tuple[int, ...] = (256, 128, 64)
@@ -352,7 +357,9 @@ class TorsoModel(nn.Module):
             self.appearance_widths, self.volume_channels, self.volume_depth, self.appearance_residuals, self.dtype
         )
         self.compress = Conv(self.compressed_channels, 1, 3, dtype=self.dtype)
-        self.motion = MotionField(self.version, self.motion_widths, self.head_width, self.head_residuals, self.dtype)
+        self.motion = MotionField(
+            self.version, self.motion_widths, self.head_width, self.head_residuals, self.motion_kernel, self.dtype
+        )
         self.generator = Generator(self.generator_widths, self.generator_residuals, self.dtype)
         self.occlusion_refiner = OcclusionRefiner(self.refiner_widths, self.dtype)
 
@@ -368,14 +375,14 @@ class TorsoModel(nn.Module):
         smallest = 2 ** (downs + len(self.motion_widths))
         if image.shape[1] != image.shape[2] or image.shape[1] % smallest or segmap.shape[-1] != 6:
             raise InputError(
-                f"the torso image is {image.shape[1]}x{image.shape[2]} with {segmap.shape[-1]} classes; expected a square "
-                f"image whose side is a multiple of {smallest}, and 6 classes"
+                f"the torso image is {image.shape[1]}x{image.shape[2]} with {segmap.shape[-1]} classes; expected a "
+                f"square image whose side is a multiple of {smallest}, and 6 classes"
             )
         maps = segmap[..., TORSO_CLASSES].astype(jnp.float32)
         if self.alpha_input:
-            image = jnp.concatenate([image, layers.resize(maps, image.shape[1:3])], axis=-1)
+            image = jnp.concatenate([image, layers.resize(maps, (image.shape[1], image.shape[2]))], axis=-1)
         features = self.appearance(image, train=train)
-        small = layers.resize(maps, features.shape[2:4])
+        small = layers.resize(maps, (features.shape[2], features.shape[3]))
         mask = layers.dilate(small.sum(-1, keepdims=True), self.mask_dilation)
         features = features * mask[:, None].astype(features.dtype)
         small = jnp.broadcast_to(small[:, None].astype(features.dtype), (*features.shape[:4], small.shape[-1]))
@@ -414,7 +421,7 @@ class TorsoModel(nn.Module):
         motion = Motion(*(scale_gradient(a, MOTION_GRADIENT) for a in motion))
         deformed = layers.grid_sample(features, motion.deformation, padding="border", align_corners=True)
         rgb, hidden = self.generator(_to_image(deformed), train=train)
-        coarse = layers.resize(motion.occlusion_2, rgb.shape[1:3]).astype(hidden.dtype)
+        coarse = layers.resize(motion.occlusion_2, (rgb.shape[1], rgb.shape[2])).astype(hidden.dtype)
         occlusion_2 = self.occlusion_refiner(jnp.concatenate([hidden, coarse], axis=-1))
         return TorsoOutput(rgb, hidden, occlusion_2, motion)
 

@@ -40,7 +40,8 @@ def _torso() -> list[Rule]:
         return None if path is None else path.replace("/", "/torso/", 1)
 
     return [
-        dataclasses.replace(rule, pattern=rf"torso_model\.{rule.pattern}", path=nested(rule.path)) for rule in torso.RULES
+        dataclasses.replace(rule, pattern=rf"torso_model\.{rule.pattern}", path=nested(rule.path))
+        for rule in torso.RULES
     ]
 
 
