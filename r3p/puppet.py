@@ -10,7 +10,6 @@ Plain numpy and OpenCV, for the host. Coordinates in the photograph are continuo
 
 import cv2
 import numpy as np
-from scipy import ndimage
 
 from data_pipelines.head import Head, draw_pncc, project
 from r3p.camera import from_pose, rotation
@@ -44,10 +43,21 @@ class Puppet:
       InputError: when the image is not a square RGB picture or landmarks are missing.
     """
 
-    def __init__(self, image: np.ndarray, landmarks: np.ndarray, fit: Fitted, layers: Layers, head: Head | None = None, *,
-                 size: int = 256, pncc_size: int = 192) -> None:
+    def __init__(
+        self,
+        image: np.ndarray,
+        landmarks: np.ndarray,
+        fit: Fitted,
+        layers: Layers,
+        head: Head | None = None,
+        *,
+        size: int = 256,
+        pncc_size: int = 192,
+    ) -> None:
         if image.ndim != 3 or image.shape[0] != image.shape[1] or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise InputError(f"the portrait is {image.dtype} {image.shape}: expected a square uint8 RGB image; crop it first")
+            raise InputError(
+                f"the portrait is {image.dtype} {image.shape}: expected a square uint8 RGB image; crop it first"
+            )
         if len(landmarks) < 468:
             raise InputError(f"{len(landmarks)} landmarks: expected MediaPipe's 468 or 478 points")
         self.head = Head() if head is None else head
@@ -62,18 +72,27 @@ class Puppet:
         soft = cv2.GaussianBlur(own.astype(np.float32), (0, 0), 0.8)
         sheet[..., 3] = np.round(sheet[..., 3] * np.where(np.isin(layers.segmap, HEAD), soft, 1))
         self.skin = Skin(self.head, self.shape, self.parts, layers, sheet, enlarge(sheet))
-        self._lids = [((slice(SCALE * r.start, SCALE * r.stop), slice(SCALE * c.start, SCALE * c.stop)), enlarge(colours),
-                       enlarge(weight)[..., None]) for (r, c), colours, weight in closed_lids(sheet, self.landmarks)]
+        self._lids = [
+            (
+                (slice(SCALE * r.start, SCALE * r.stop), slice(SCALE * c.start, SCALE * c.stop)),
+                enlarge(colours),
+                enlarge(weight)[..., None],
+            )
+            for (r, c), colours, weight in closed_lids(sheet, self.landmarks)
+        ]
         self.relief = build_relief(self.shape, own, self.skin.depth, self.parts.face, self.parts.centre)
         flat = np.clip(self.relief.pixels, 1, side - 1) * SCALE
         worn = np.concatenate([flat, np.full((len(flat), 1), _RELIEF)], 1)
         self._front, self._back = Surface(self.relief.triangles, worn), Surface(self.relief.back_triangles, worn)
-        self.inside = Inside(self.head, self.shape, image, self.landmarks, self.skin.pixels, self.parts.cavity_triangles)
+        self.inside = Inside(
+            self.head, self.shape, image, self.landmarks, self.skin.pixels, self.parts.cavity_triangles
+        )
         # Skin about the jaw that the mesh does not reach is neck to us: it goes with the torso.
         rest = np.isin(layers.segmap, HEAD) & ~own & ~np.isfinite(self.skin.depth)
         rest = cv2.GaussianBlur(rest.astype(np.float32), (0, 0), 0.7) * layers.alpha
-        self.torso = Torso(self.shape, image, layers, self.landmarks, rest, self.skin.neck, self.skin.sheet,
-                           self.head.arrays["static"])
+        self.torso = Torso(
+            self.shape, image, layers, self.landmarks, rest, self.skin.neck, self.skin.sheet, self.head.arrays["static"]
+        )
         self._still = self._source()
 
     def _relief_mask(self) -> np.ndarray:
@@ -112,8 +131,10 @@ class Puppet:
         need = open_at & filled
         at = behind.at[need]
         worn, tag = sample_list(self.skin.sheet, at), at[:, 2]
-        under[need] = laid(worn * np.where(tag > 1.5, np.float32(_BACK_SHADE), np.float32(1))[..., None],
-                           np.where(tag > 1.5, worn[:, 3] * np.float32(1 / 255), tag))
+        under[need] = laid(
+            worn * np.where(tag > 1.5, np.float32(_BACK_SHADE), np.float32(1))[..., None],
+            np.where(tag > 1.5, worn[:, 3] * np.float32(1 / 255), tag),
+        )
         self.inside.draw(under, (area[0].start, area[1].start), size, vertices, turn, shift)
         shown[open_at] += (1 - alpha[open_at])[:, None] * under[open_at]
         out = np.zeros((size, size, 4), np.float32)
@@ -131,8 +152,17 @@ class Puppet:
             sheet[area][..., :3] = np.round(np.clip(sheet[area][..., :3] * (1 - blend) + colours * blend, 0, 255))
         return sheet
 
-    def render(self, expression: np.ndarray, euler: np.ndarray, trans: np.ndarray, size: int | None = None, *,
-               supersample: int = 2, background: np.ndarray | None = None, segmap: bool = True) -> dict[str, np.ndarray]:
+    def render(
+        self,
+        expression: np.ndarray,
+        euler: np.ndarray,
+        trans: np.ndarray,
+        size: int | None = None,
+        *,
+        supersample: int = 2,
+        background: np.ndarray | None = None,
+        segmap: bool = True,
+    ) -> dict[str, np.ndarray]:
         """The portrait with an expression [64] under a head pose.
 
         background: uint8 [size, size, 3] instead of the photograph's own. Returns uint8 [size, size(, 3)]: image,
@@ -140,8 +170,16 @@ class Puppet:
         """
         return self._compose(self.shape.vertices(expression), euler, trans, size, supersample, background, segmap)
 
-    def _compose(self, vertices: np.ndarray, euler: np.ndarray, trans: np.ndarray, size: int | None = None,
-                 supersample: int = 2, background: np.ndarray | None = None, segmap: bool = False) -> dict[str, np.ndarray]:
+    def _compose(
+        self,
+        vertices: np.ndarray,
+        euler: np.ndarray,
+        trans: np.ndarray,
+        size: int | None = None,
+        supersample: int = 2,
+        background: np.ndarray | None = None,
+        segmap: bool = False,
+    ) -> dict[str, np.ndarray]:
         size = self.size if size is None else size
         fine = self.head_layer(vertices, euler, trans, size * supersample)
         head = cv2.resize(fine, (size, size), interpolation=cv2.INTER_AREA)
@@ -157,7 +195,9 @@ class Puppet:
             out["segmap"] = self._segmap(head[..., 3], torso[..., 3], euler, trans, size)
         return out
 
-    def _segmap(self, head: np.ndarray, torso: np.ndarray, euler: np.ndarray, trans: np.ndarray, size: int) -> np.ndarray:
+    def _segmap(
+        self, head: np.ndarray, torso: np.ndarray, euler: np.ndarray, trans: np.ndarray, size: int
+    ) -> np.ndarray:
         """uint8 [size, size]: class ids; the head's by a rigid turn of the photograph's classes, nearest texel."""
         turn, shift = rotation(np.asarray(euler, np.float64)), np.asarray(trans, np.float64)
         buffer = Buffer(size)
@@ -171,7 +211,9 @@ class Puppet:
         classes = np.where(np.isin(classes, HEAD) & buffer.hit, classes, FACE_SKIN)
         flow = self.torso.flow(euler, trans, size) * (side / size)
         y, x = (np.mgrid[:size, :size].astype(np.float32) + np.float32(0.5)) * np.float32(side / size) - np.float32(0.5)
-        body = cv2.remap(self.layers.segmap, x - flow[..., 0], y - flow[..., 1], cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+        body = cv2.remap(
+            self.layers.segmap, x - flow[..., 0], y - flow[..., 1], cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE
+        )
         body = np.where(np.isin(body, TORSO), body, TORSO[0])
         return np.where(head > 127, classes, np.where(torso > 127, body, 0)).astype(np.uint8)
 
@@ -194,14 +236,29 @@ class Puppet:
         vertices = self.shape.settled(plain)
         drawn = self._compose(vertices, euler, trans)
         shown = vertices @ rotation(euler).T + trans
-        return self._still | self._known("target", plain, expression, euler, trans) | {"target": drawn["image"], "target_head": drawn["head"], "target_head_mask": drawn["head_mask"],
-                      "target_mask": drawn["mask"], "weight": self._weight(shown, drawn["head_mask"])}
+        return (
+            self._still
+            | self._known("target", plain, expression, euler, trans)
+            | {
+                "target": drawn["image"],
+                "target_head": drawn["head"],
+                "target_head_mask": drawn["head_mask"],
+                "target_mask": drawn["mask"],
+                "weight": self._weight(shown, drawn["head_mask"]),
+            }
+        )
 
     def _source(self) -> dict[str, np.ndarray]:
         """The part of an example that never changes."""
         fit, size = self.fit, (self.size, self.size)
         expression = np.asarray(fit.expression, np.float32)
-        return self._known("source", self.shape.plain(expression), expression, np.asarray(fit.euler, np.float64), np.asarray(fit.trans, np.float64)) | {
+        return self._known(
+            "source",
+            self.shape.plain(expression),
+            expression,
+            np.asarray(fit.euler, np.float64),
+            np.asarray(fit.trans, np.float64),
+        ) | {
             "source": cv2.resize(self.image, size, interpolation=cv2.INTER_AREA),
             "source_segmap": cv2.resize(self.layers.segmap, size, interpolation=cv2.INTER_NEAREST),
             "torso": cv2.resize(self.layers.torso, size, interpolation=cv2.INTER_AREA),
@@ -210,9 +267,10 @@ class Puppet:
             "identity": np.asarray(fit.identity, np.float32),
         }
 
-    def _known(self, name: str, plain: np.ndarray, expression: np.ndarray, euler: np.ndarray,
-               trans: np.ndarray) -> dict[str, np.ndarray]:
-        """Camera, key points, PNCC and parameters of the source or the target, from the parametric head alone (plain)."""
+    def _known(
+        self, name: str, plain: np.ndarray, expression: np.ndarray, euler: np.ndarray, trans: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Camera, key points, PNCC and parameters of the source or the target, from the plain head."""
         points = self.head.landmarks(plain @ rotation(euler).T + trans)[self.head.arrays["landmarks_68"]]
         flat = np.clip(2 * project(points) - 1, -1, 1)
         return {
@@ -232,7 +290,7 @@ class Puppet:
             hull = cv2.convexHull(flat[polygon(contours)].astype(np.float32))
             cv2.fillPoly(mask, [np.round(hull).astype(np.int32)], 255)
         grow = max(3, self.size // 48) | 1
-        mask = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (grow, grow)))
-        soft = cv2.GaussianBlur(mask.astype(np.float32) / 255, (0, 0), self.size / 160)
+        grown = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (grow, grow)))
+        soft = cv2.GaussianBlur(np.asarray(grown, np.float32) / 255, (0, 0), self.size / 160)
         head = head_mask.astype(np.float32) / 255
         return np.round(16 * (1 + 0.5 * head + 5 * soft * head)).astype(np.uint8)

@@ -41,7 +41,9 @@ class Buffer:
         self.depth = np.full((h, w), FAR, np.float32)
         self._pixels = FOCAL * size  # focal length
         # The window's middle comes onto the axis by a shear along the viewing direction.
-        self._shear = np.array([size - columns.start - columns.stop, rows.start + rows.stop - size]) / (2 * self._pixels)
+        self._shear = np.array([size - columns.start - columns.stop, rows.start + rows.stop - size]) / (
+            2 * self._pixels
+        )
 
     def draw(self, posed: np.ndarray, surface: Surface, *, cull: bool) -> None:
         """Draws what is nearer than what is there. posed [n, 3] camera frame; cull: front faces only."""
@@ -54,8 +56,18 @@ class Buffer:
         points[:, :2] += (CAMERA_DISTANCE - points[:, 2:]) * self._shear.astype(np.float32)
         world = np.eye(4, dtype=np.float32)
         world[2, 3] = -CAMERA_DISTANCE
-        cv2.triangleRasterize(points, surface.triangles, surface.attributes, self.at, self.depth, world,
-                              2 * math.atan(len(self.at) / (2 * self._pixels)), NEAR, FAR, settings)
+        cv2.triangleRasterize(
+            points,
+            surface.triangles,
+            surface.attributes,
+            self.at,
+            self.depth,
+            world,
+            2 * math.atan(len(self.at) / (2 * self._pixels)),
+            NEAR,
+            FAR,
+            settings,
+        )
 
     @property
     def hit(self) -> np.ndarray:
@@ -65,8 +77,13 @@ class Buffer:
 
 def sample(sheet: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Bilinear texels of a uint8 sheet at continuous coordinates at [h, w, >= 2]."""
-    return cv2.remap(sheet, at[..., 0] - np.float32(0.5), at[..., 1] - np.float32(0.5), cv2.INTER_LINEAR,
-                     borderMode=cv2.BORDER_REPLICATE)
+    return cv2.remap(
+        sheet,
+        at[..., 0] - np.float32(0.5),
+        at[..., 1] - np.float32(0.5),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
 
 
 def sample_list(sheet: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -75,7 +92,11 @@ def sample_list(sheet: np.ndarray, at: np.ndarray) -> np.ndarray:
     rows = -(-len(at) // width)
     padded = np.zeros((rows * width, 2), np.float32)
     padded[: len(at)] = at[:, :2]
-    return sample(sheet, padded.reshape(rows, width, 2)).reshape(-1, sheet.shape[-1])[: len(at)] if rows else np.zeros((0, sheet.shape[-1]), np.uint8)
+    return (
+        sample(sheet, padded.reshape(rows, width, 2)).reshape(-1, sheet.shape[-1])[: len(at)]
+        if rows
+        else np.zeros((0, sheet.shape[-1]), np.uint8)
+    )
 
 
 def laid(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:

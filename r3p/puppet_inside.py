@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 
 from data_pipelines.head import Head, project
-from r3p.camera import CAMERA_DISTANCE, FOCAL
+from r3p.camera import CAMERA_DISTANCE
 from r3p.puppet_draw import Buffer, Surface, cover, halves, quads, sample, window
-from r3p.puppet_shape import INNER_LIPS, OUTER_LIPS, Shape, polygon
+from r3p.puppet_shape import OUTER_LIPS, Shape, polygon, unproject
 from r3p.puppet_texture import SCALE, Block, enlarge, eye_block, mouth_block, mouth_tones, teeth_sheet
 
 _LEFT_EYE, _RIGHT_EYE, _UPPER_TEETH, _LOWER_TEETH, _TONGUE = range(1, 6)
@@ -19,8 +19,9 @@ class Inside:
     cavity: triangles of the mouth's walls; pixels [v, 2]: the vertices in the photograph.
     """
 
-    def __init__(self, head: Head, shape: Shape, image: np.ndarray, landmarks: np.ndarray, pixels: np.ndarray,
-                 cavity: np.ndarray) -> None:
+    def __init__(
+        self, head: Head, shape: Shape, image: np.ndarray, landmarks: np.ndarray, pixels: np.ndarray, cavity: np.ndarray
+    ) -> None:
         self.head, self.shape = head, shape
         blocks, origins = [], []
         for eye in (0, 1):
@@ -32,7 +33,8 @@ class Inside:
         self.line = tones.lips * np.float32(0.62)
         mouth = mouth_block(image, landmarks)
         swatch = np.repeat(np.clip([tones.tongue, tones.cavity], 0, 255), 16, 0)[None].repeat(16, 0)
-        blocks += [enlarge(mouth.colours)] * 2 + [teeth_sheet(tones.teeth, tones.lips), np.round(swatch).astype(np.uint8)]
+        teeth = teeth_sheet(tones.teeth, tones.lips)
+        blocks += [enlarge(mouth.colours), enlarge(mouth.colours), teeth, np.round(swatch).astype(np.uint8)]
         self.sheet = np.zeros((max(len(b) for b in blocks), sum(b.shape[1] + 4 for b in blocks), 4), np.uint8)
         corner, x = [], 0
         for b in blocks:
@@ -50,11 +52,16 @@ class Inside:
         self._dress_walls(at, cavity, corner[5])
         label = part[head.triangles[:, 0]]
         walls = np.concatenate([head.triangles[label >= _UPPER_TEETH], cavity])
-        self.surfaces = {"outer_lips": Surface(walls, at), "left_eye": Surface(head.triangles[label == _LEFT_EYE], at),
-                         "right_eye": Surface(head.triangles[label == _RIGHT_EYE], at)}
+        self.surfaces = {
+            "outer_lips": Surface(walls, at),
+            "left_eye": Surface(head.triangles[label == _LEFT_EYE], at),
+            "right_eye": Surface(head.triangles[label == _RIGHT_EYE], at),
+        }
         self._jaw = shape.source[part == _LOWER_TEETH].mean(0)
-        self.shown = [self._patch(Block(mouth.origin, (blocks[k].shape[1], len(blocks[k])), (corner[k], 0)), alpha, len(image))
-                      for k, alpha in ((3, mouth.lower), (2, mouth.upper))]
+        self.shown = [
+            self._patch(Block(mouth.origin, (blocks[k].shape[1], len(blocks[k])), (corner[k], 0)), alpha, len(image))
+            for k, alpha in ((3, mouth.lower), (2, mouth.upper))
+        ]
 
     def _dress_teeth(self, at: np.ndarray, corner: int, width: int, height: int) -> None:
         """Texels along the arch; darker toward the back."""
@@ -67,7 +74,9 @@ class Inside:
             level = (p[:, 1] - p[:, 1].min()) / max(np.ptp(p[:, 1]), 1e-6)
             level = 1 - level if label == _UPPER_TEETH else level
             tag = np.clip(np.exp(-(front - p[:, 2]) / 0.3), 0.25, 1) * (0.92 if label == _UPPER_TEETH else 0.78)
-            at[own] = np.stack([np.clip((along + 1) / 2, 0.01, 0.99) * width + corner, np.clip(level, 0.02, 0.98) * height, tag], 1)
+            at[own] = np.stack(
+                [np.clip((along + 1) / 2, 0.01, 0.99) * width + corner, np.clip(level, 0.02, 0.98) * height, tag], 1
+            )
 
     def _dress_walls(self, at: np.ndarray, cavity: np.ndarray, corner: int) -> None:
         """Tongue and walls in one tone each, darker with the depth behind the lips."""
@@ -82,8 +91,8 @@ class Inside:
             tag = np.clip(np.exp(-deep / 0.35), 0.3, 0.9)
             if k == 0:  # the light comes over the lower lip: the tip is bright, the back and the sides are not
                 wide = np.abs(mean[own, 0]) / np.abs(mean[own, 0]).max()
-                tag = 0.85 * np.exp(-(tip - mean[own, 2]) / 0.4) * (1 - 0.6 * (top - mean[own, 1]) / 0.3).clip(0.3, 1) * (1 - 0.55 * wide**2)
-                tag = tag.clip(0.12, 1)
+                low = (1 - 0.6 * (top - mean[own, 1]) / 0.3).clip(0.3, 1)
+                tag = (0.85 * np.exp(-(tip - mean[own, 2]) / 0.4) * low * (1 - 0.55 * wide**2)).clip(0.12, 1)
             at[own] = np.stack([np.full(len(tag), corner + 16 * k + 8.0), np.full(len(tag), 8.0), tag], 1)
 
     def _patch(self, block: Block, alpha: np.ndarray, side: int) -> tuple[np.ndarray, Surface]:
@@ -96,24 +105,37 @@ class Inside:
         at = project(loop)[:, 0] * side
         line = np.polynomial.Polynomial.fit(at, CAMERA_DISTANCE - loop[:, 2], 4)
         depth = line(np.clip(grid[:, 0], at.min(), at.max())) + _BEHIND
-        x, y = (grid[:, 0] / side - 0.5) * depth / FOCAL, (0.5 - grid[:, 1] / side) * depth / FOCAL
-        vertices = self.shape.unpose(np.stack([x, y, CAMERA_DISTANCE - depth], 1)).astype(np.float32)
-        return vertices, Surface(halves(quads(rows, columns)), np.concatenate([block.coordinates(grid), np.ones((len(grid), 1))], 1))
+        vertices = self.shape.unpose(unproject(grid / side, depth)).astype(np.float32)
+        return vertices, Surface(
+            halves(quads(rows, columns)), np.concatenate([block.coordinates(grid), np.ones((len(grid), 1))], 1)
+        )
 
-    def draw(self, out: np.ndarray, start: tuple[int, int], size: int, vertices: np.ndarray, turn: np.ndarray,
-             shift: np.ndarray) -> None:
-        """Lays the inside over a window out [h, w, 4] (premultiplied) of a picture, within the outlines of lips and lids.
+    def draw(
+        self,
+        out: np.ndarray,
+        start: tuple[int, int],
+        size: int,
+        vertices: np.ndarray,
+        turn: np.ndarray,
+        shift: np.ndarray,
+    ) -> None:
+        """Lays the inside over a window out [h, w, 4] (premultiplied), within the outlines of lips and lids.
 
         start: the window's first row and column in the picture of side `size`; vertices [v, 3]: head frame, which
         `vertices @ turn + shift` takes to the camera's.
         """
         posed = vertices @ turn + shift
         dropped = vertices[self.head.part == _LOWER_TEETH].mean(0) - self._jaw
-        loops = {n: (project(posed[self.head.arrays[f"loop_{n}"].astype(int)]) * size).astype(np.float32)
-                 for n in ("outer_lips", "inner_lips", "left_eye", "right_eye")}
+        loops = {
+            n: (project(posed[self.head.arrays[f"loop_{n}"].astype(int)]) * size).astype(np.float32)
+            for n in ("outer_lips", "inner_lips", "left_eye", "right_eye")
+        }
         for name, surface in self.surfaces.items():
             rows, columns = window(loops[name], size, 3)
-            area = (slice(max(rows.start - start[0], 0), rows.stop - start[0]), slice(max(columns.start - start[1], 0), columns.stop - start[1]))
+            area = (
+                slice(max(rows.start - start[0], 0), rows.stop - start[0]),
+                slice(max(columns.start - start[1], 0), columns.stop - start[1]),
+            )
             shape = out[area].shape[:2]
             if 0 in shape:
                 continue

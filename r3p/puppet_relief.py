@@ -117,7 +117,9 @@ def build_relief(shape: Shape, mask: np.ndarray, depth: np.ndarray, face: np.nda
     quads = np.stack([number[:-1, :-1], number[1:, :-1], number[1:, 1:], number[:-1, 1:]], -1).reshape(-1, 4)
     touch = ndimage.binary_dilation(free, iterations=1)
     front_quads = quads[keep.ravel()[quads].all(1) & touch.ravel()[quads].any(1)]
-    back_quads = quads[(keep & (rim | ~free)).ravel()[quads].all(1) & touch.ravel()[quads].any(1) & ~on_face.ravel()[quads].any(1)]
+    back_quads = quads[
+        (keep & (rim | ~free)).ravel()[quads].all(1) & touch.ravel()[quads].any(1) & ~on_face.ravel()[quads].any(1)
+    ]
 
     used = np.unique(np.concatenate([front_quads.ravel(), back_quads.ravel()]))
     where = np.zeros(gx.size, int)
@@ -129,8 +131,14 @@ def build_relief(shape: Shape, mask: np.ndarray, depth: np.ndarray, face: np.nda
         return np.ascontiguousarray(out[:, ::-1] if flip else out, np.int32)
 
     vertices, back_vertices = vertices[used].astype(np.float32), back_vertices[used].astype(np.float32)
-    return Relief(vertices, pixels[used].astype(np.float32), split(front_quads, False), back_vertices,
-                  split(back_quads, True), _follow(shape.source, face, vertices))
+    return Relief(
+        vertices,
+        pixels[used].astype(np.float32),
+        split(front_quads, False),
+        back_vertices,
+        split(back_quads, True),
+        _follow(shape.source, face, vertices),
+    )
 
 
 def _follow(source: np.ndarray, face: np.ndarray, points: np.ndarray) -> sparse.csr_matrix:

@@ -6,7 +6,9 @@ from r3p.camera import rotation
 
 PIVOT = np.array([0.0, -1.25, -0.75])  # head frame: where the skull turns on the neck
 LIMIT = np.radians((15.0, 30.0, 10.0))  # pitch, yaw, roll
-MOST_TURN = np.radians((18.0, 38.0, 14.0))  # away from the photograph's own pose: beyond it shows little of what is seen
+MOST_TURN = np.radians(
+    (18.0, 38.0, 14.0)
+)  # away from the photograph's own pose: beyond it shows little of what is seen
 _MOUTH = ("jaw", "mouth", "tongue")
 # unit: (probability, least, most); sides of a pair move nearly alike
 _SPEECH = {
@@ -19,7 +21,8 @@ _SPEECH = {
 }  # fmt: skip
 _OTHERS = {
     "browInnerUp": (0.25, 0.0, 0.7), "browDown": (0.2, 0.0, 0.5), "browOuterUp": (0.2, 0.0, 0.5),
-    "cheekSquint": (0.2, 0.0, 0.4), "eyeSquint": (0.2, 0.0, 0.4), "eyeWide": (0.15, 0.0, 0.5), "noseSneer": (0.1, 0.0, 0.25),
+    "cheekSquint": (0.2, 0.0, 0.4), "eyeSquint": (0.2, 0.0, 0.4), "eyeWide": (0.15, 0.0, 0.5),
+    "noseSneer": (0.1, 0.0, 0.25),
 }  # fmt: skip
 STILL, BLINK, HALF_BLINK = 0.15, 0.25, 0.12  # shares of examples
 

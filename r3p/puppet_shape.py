@@ -19,8 +19,10 @@ from r3p.camera import CAMERA_DISTANCE, FOCAL, rotation
 # MediaPipe's contours, image left to right: (upper, lower), the corners in the upper one.
 INNER_LIPS = ((78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308), (95, 88, 178, 87, 14, 317, 402, 318, 324))
 OUTER_LIPS = ((61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291), (146, 91, 181, 84, 17, 314, 405, 321, 375))
-EYES = (((33, 246, 161, 160, 159, 158, 157, 173, 133), (7, 163, 144, 145, 153, 154, 155)),
-        ((362, 398, 384, 385, 386, 387, 388, 466, 263), (382, 381, 380, 374, 373, 390, 249)))
+EYES = (
+    ((33, 246, 161, 160, 159, 158, 157, 173, 133), (7, 163, 144, 145, 153, 154, 155)),
+    ((362, 398, 384, 385, 386, 387, 388, 466, 263), (382, 381, 380, 374, 373, 390, 249)),
+)
 EYE_LOOPS = ("right_eye", "left_eye")
 _CONTOURS = np.array(sorted({k for part in (*INNER_LIPS, *OUTER_LIPS, *EYES[0], *EYES[1]) for k in part}))
 _STIFF = 0.02  # weight of the offset's smoothness against the contours' distances
@@ -49,7 +51,9 @@ def unproject(image: np.ndarray, depth: np.ndarray, focal: float = FOCAL) -> np.
 
 def edge_graph(vertices: np.ndarray, triangles: np.ndarray, count: int) -> sparse.csr_matrix:
     """[count, count] symmetric matrix of edge lengths."""
-    edges = np.unique(np.sort(np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]), 1), axis=0)
+    edges = np.unique(
+        np.sort(np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]), 1), axis=0
+    )
     length = np.linalg.norm(vertices[edges[:, 0]] - vertices[edges[:, 1]], axis=1) + 1e-6
     half = sparse.coo_matrix((length, (edges[:, 0], edges[:, 1])), (count, count))
     return (half + half.T).tocsr()
@@ -60,7 +64,9 @@ class Opening:
     """A slit between two rows of vertices: upper [p] and lower [p] face each other in pairs.
 
     spread_upper, spread_lower: sparse [v, p], how far a pair's movement takes the skin along; share: of the upper row.
-    closed: distance of the pairs at which the opening counts as shut on the undeformed head.
+    closed [p]: distance of the pairs at which the plain head counts as shut; source [p]: how far over that the plain
+    head is open with the photograph's expression; shown [p]: how far the photograph is. least_rate: head units by
+    which the shown gap closes, at least, for one of the plain head's.
     """
 
     upper: np.ndarray
@@ -69,25 +75,19 @@ class Opening:
     spread_lower: sparse.csr_matrix
     share: float
     closed: np.ndarray
-    source: np.ndarray = None  # type: ignore[assignment]
-    shown: np.ndarray = None  # type: ignore[assignment]
+    source: np.ndarray
+    shown: np.ndarray
+    least_rate: float
 
     def gap(self, vertices: np.ndarray) -> np.ndarray:
         """[p] height of the upper row over the lower, head units; negative where they cross."""
         return vertices[self.upper, 1] - vertices[self.lower, 1]
 
-    def calibrate(self, plain: np.ndarray, shown: np.ndarray) -> None:
-        """Tells the source's opening: on the head as fitted, and on the head as aligned with the photograph."""
-        self.source = self.gap(plain) - self.closed
-        self.shown = np.maximum(self.gap(shown), 0)
-
     def wanted(self, plain: np.ndarray) -> np.ndarray:
-        """[p] the gap to show for a plain (not aligned) head: the photograph's at its own expression, none where shut."""
+        """[p] the gap to show for a plain head: the photograph's at its own expression, none where shut."""
         closing = self.source - (self.gap(plain) - self.closed)
-        rate = np.clip(self.shown / np.maximum(self.source, 1e-3), 0.4, 3.0)
-        return np.maximum(self.shown - np.where(closing > 0, np.maximum(rate, self.least_rate), 1.0) * closing, 0)
-
-    least_rate: float = 1.0
+        rate = np.maximum(np.clip(self.shown / np.maximum(self.source, 1e-3), 0.4, 3.0), self.least_rate)
+        return np.maximum(self.shown - np.where(closing > 0, rate, 1.0) * closing, 0)
 
     def settle(self, vertices: np.ndarray, plain: np.ndarray) -> np.ndarray:
         """vertices [v, 3] with the gap that `wanted` asks for."""
@@ -108,8 +108,10 @@ def _rows(loop: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return upper, lower[partner]
 
 
-def _spread(graph: sparse.csr_matrix, mean: np.ndarray, row: np.ndarray, other: np.ndarray, reach: float) -> sparse.csr_matrix:
-    """[v, p]: each vertex nearer to `row` than to `other` follows the row's vertices at its own x, fading with distance."""
+def _spread(
+    graph: sparse.csr_matrix, mean: np.ndarray, row: np.ndarray, other: np.ndarray, reach: float
+) -> sparse.csr_matrix:
+    """[v, p]: a vertex nearer to `row` than to `other` follows the row at its own x, fading with distance."""
     own = dijkstra(graph, indices=np.unique(row), min_only=True, limit=1.5 * reach)
     far = dijkstra(graph, indices=np.unique(other), min_only=True, limit=1.5 * reach)
     near = np.flatnonzero((own < reach) & (own <= far))
@@ -119,8 +121,10 @@ def _spread(graph: sparse.csr_matrix, mean: np.ndarray, row: np.ndarray, other: 
     kernel /= kernel.sum(1, keepdims=True)
     outside = np.clip((np.maximum(x.min() - mean[near, 0], mean[near, 0] - x.max())) / (0.5 * reach), 0, 1)
     fade = np.cos(0.5 * np.pi * own[near] / reach) ** 2 * (1 - outside)
-    return sparse.csr_matrix((np.ravel(fade[:, None] * kernel), (np.repeat(near, len(row)), np.tile(np.arange(len(row)), len(near)))),
-                             (len(mean), len(row)))
+    return sparse.csr_matrix(
+        (np.ravel(fade[:, None] * kernel), (np.repeat(near, len(row)), np.tile(np.arange(len(row)), len(near)))),
+        (len(mean), len(row)),
+    )
 
 
 class Shape:
@@ -140,11 +144,10 @@ class Shape:
         self.skin_triangles = triangles[(head.part[triangles] == 0).all(1)]
         self.graph = edge_graph(head.mean, self.skin_triangles, len(head.mean))
         self.offset = self._offset(plain, landmarks, skin).astype(np.float32)
-        self.openings = [self._opening("inner_lips", _REACH_LIPS, 0.35, None)]
-        self.openings += [self._opening(name, _REACH_LIDS, 1.0, 0.0) for name in EYE_LOOPS]
-        self._blinks = [self._blink(o, n) for o, n in zip(self.openings[1:], ("eyeBlinkRight", "eyeBlinkLeft"), strict=True)]
-        for opening in self.openings:
-            opening.calibrate(plain, plain + self.offset)
+        self.openings = [self._opening(name, plain) for name in ("inner_lips", *EYE_LOOPS)]
+        self._blinks = [
+            self._blink(o, n) for o, n in zip(self.openings[1:], ("eyeBlinkRight", "eyeBlinkLeft"), strict=True)
+        ]
         self.source = self.vertices(fit.expression)
 
     def pose(self, vertices: np.ndarray) -> np.ndarray:
@@ -181,7 +184,7 @@ class Shape:
                 plain[ids] -= over * move
         return plain
 
-    def _blink(self, opening: "Opening", unit: str) -> tuple[np.ndarray, np.ndarray, float]:
+    def _blink(self, opening: Opening, unit: str) -> tuple[np.ndarray, np.ndarray, float]:
         """Vertices that a blink moves, their movement a unit, and what that does to the mean gap (negative)."""
         move = self.head.expression[self.head.names.index(unit)]
         ids = np.flatnonzero(np.abs(move).max(1) > 1e-5)
@@ -191,14 +194,25 @@ class Shape:
         """[3] mean gaps of lips, right eye, left eye in head units."""
         return np.array([np.maximum(o.gap(vertices), 0).mean() for o in self.openings])
 
-    def _opening(self, name: str, reach: float, share: float, closed: float | None) -> Opening:
+    def _opening(self, name: str, plain: np.ndarray) -> Opening:
+        """The lips, which the neutral head holds shut, or an eye, which is shut where the lids touch."""
         mean = self.head.mean
         upper, lower = _rows(self.head.arrays[f"loop_{name}"].astype(int), mean)
-        shut = self.neutral[upper, 1] - self.neutral[lower, 1] if closed is None else np.full(len(upper), closed)
-        out = Opening(upper, lower, _spread(self.graph, mean, upper, lower, reach),
-                      _spread(self.graph, mean, lower, upper, reach), share, shut)
-        out.least_rate = 1.0 if closed is None else 0.0
-        return out
+        lips = name == "inner_lips"
+        closed = (self.neutral[upper, 1] - self.neutral[lower, 1]) * lips
+        shown = plain + self.offset
+        reach = _REACH_LIPS if lips else _REACH_LIDS
+        return Opening(
+            upper,
+            lower,
+            spread_upper=_spread(self.graph, mean, upper, lower, reach),
+            spread_lower=_spread(self.graph, mean, lower, upper, reach),
+            share=0.35 if lips else 1.0,
+            closed=closed,
+            source=plain[upper, 1] - plain[lower, 1] - closed,
+            shown=np.maximum(shown[upper, 1] - shown[lower, 1], 0),
+            least_rate=1.0 if lips else 0.0,
+        )
 
     def _offset(self, plain: np.ndarray, landmarks: np.ndarray, skin: int) -> np.ndarray:
         """[v, 3]: a smooth field that takes the contours onto the landmarks and leaves their distances alone."""
@@ -211,7 +225,8 @@ class Shape:
         weight = np.full(468, 0.15)
         weight[_CONTOURS] = 3.0
         rows = np.repeat(np.arange(468), 3)
-        data = sparse.csr_matrix(((bary * weight[:, None]).ravel(), (rows, corner.ravel())), (468, len(plain)))[:, :skin]
+        entries = (bary * weight[:, None]).ravel()
+        data = sparse.csr_matrix((entries, (rows, corner.ravel())), (468, len(plain)))[:, :skin]
         link = self.graph[:skin, :skin].copy()
         link.data = 1 / link.data
         degree = np.asarray(link.sum(1)).ravel()

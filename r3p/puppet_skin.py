@@ -36,7 +36,9 @@ class Parts:
         shown = np.zeros(len(mean), bool)
         shown[triangles] = True
         oval = (marks[list(FACE_OVAL), :2] * 1000).astype(np.float32)
-        inside = np.array([cv2.pointPolygonTest(oval, (float(x), float(y)), True) for x, y in mean[:, :2] * 1000]) / 1000
+        inside = (
+            np.array([cv2.pointPolygonTest(oval, (float(x), float(y)), True) for x, y in mean[:, :2] * 1000]) / 1000
+        )
         ears = head.arrays["mask_ears"].astype(np.float32) > 0.2
         # At temples and cheeks the relief takes over while the mesh still faces the viewer, about the jaw it does not.
         facing = vertex_normals(mean, shape.skin_triangles)[:, 2] > _FACING
@@ -46,7 +48,9 @@ class Parts:
         # Behind the face's outline lies skin that is soon seen when the head turns; it fades out toward ear and neck.
         side = shown & ~ears & ~face & (mean[:, 1] < marks[[33, 263], 1].mean()) & (mean[:, 2] > ear - 0.3)
         below = shown & ~ears & (mean[:, 1] < marks[[132, 361], 1].mean())
-        away = dijkstra(shape.graph, indices=np.flatnonzero(face | side & (mean[:, 1] > angle)), min_only=True, limit=1.0)
+        away = dijkstra(
+            shape.graph, indices=np.flatnonzero(face | side & (mean[:, 1] > angle)), min_only=True, limit=1.0
+        )
         low, high = _CHIN_FADE
         fade = np.clip((high - away) / (high - low), 0, 1)
         lateral = np.clip((mean[:, 2] - ear + 0.3) / 0.25, 0, 1) * np.clip((mean[:, 1] - angle + 0.35) / 0.3, 0, 1)
@@ -58,14 +62,18 @@ class Parts:
         self.face_triangles, self.side_triangles = drawn[~lateral_triangle], drawn[lateral_triangle]
         self.drawn = np.unique(drawn)
         skin = shape.skin_triangles
-        mouth = dijkstra(shape.graph, indices=head.arrays["loop_inner_lips"].astype(int), min_only=True, limit=0.4) < 0.4
+        mouth = (
+            dijkstra(shape.graph, indices=head.arrays["loop_inner_lips"].astype(int), min_only=True, limit=0.4) < 0.4
+        )
         neck = (shown & ~mouth | (head.arrays["static"] > 0.02)) & ~ears & (mean[:, 1] < angle + 0.35)
         self.neck_triangles = skin[neck[skin].all(1)]
         self.neck_opacity = np.clip((mean[:, 1] - angle + 0.8) / 0.35, 0, 1)
         walls = head.arrays["mask_inside_mouth"].astype(np.float32) > 0.5
         rest = np.ones(len(head.triangles), bool)
         rest[number] = False
-        self.cavity_triangles = head.triangles[rest & walls[head.triangles].any(1) & (head.part[head.triangles] == 0).all(1)]
+        self.cavity_triangles = head.triangles[
+            rest & walls[head.triangles].any(1) & (head.part[head.triangles] == 0).all(1)
+        ]
         self.centre = np.array([0.0, 0.3, np.median(mean[ears, 2])])
 
 
@@ -77,7 +85,9 @@ class Skin:
     take each vertex twice: first as the photograph shows it, then as the unwrapped face does.
     """
 
-    def __init__(self, head: Head, shape: Shape, parts: Parts, layers: Layers, photograph: np.ndarray, large: np.ndarray) -> None:
+    def __init__(
+        self, head: Head, shape: Shape, parts: Parts, layers: Layers, photograph: np.ndarray, large: np.ndarray
+    ) -> None:
         self.head, self.shape, self.parts, self.layers = head, shape, parts, layers
         self.side = len(photograph)
         self.posed = shape.pose(shape.source)
@@ -131,10 +141,13 @@ class Skin:
         return np.clip((facing - 0.12) / 0.23, 0, 1) * (front & inside & person[self._pixel()])
 
     def _readable(self) -> np.ndarray:
-        """[v] bool: the photograph is the vertex's best source, or must be (folds of lips and lids wear what is in front)."""
+        """[v] bool: the photograph is the best source, or must be: folds of lips and lids wear what is in front."""
         arrays = self.head.arrays
         folds = np.zeros(len(self.pixels), bool)
-        for reach, names in ((0.12, ("inner_lips", "mouth_inside")), (0.22, ("left_eye", "right_eye", "left_socket", "right_socket"))):
+        for reach, names in (
+            (0.12, ("inner_lips", "mouth_inside")),
+            (0.22, ("left_eye", "right_eye", "left_socket", "right_socket")),
+        ):
             rims = np.concatenate([arrays[f"loop_{n}"].astype(int) for n in names])
             folds |= dijkstra(self.shape.graph, indices=rims, min_only=True, limit=reach) < reach
         other = self.clear[arrays["mirror"].astype(int)]
@@ -165,11 +178,20 @@ class Skin:
     def _unwrapped(self, wrapped: np.ndarray, photograph: np.ndarray) -> np.ndarray:
         buffer = Buffer(ATLAS)
         z = FAR / 3 - wrapped[:, 2]  # the outermost surface wins
-        flat = np.stack([(wrapped[:, 0] / ATLAS - 0.5) * z / FOCAL, (0.5 - wrapped[:, 1] / ATLAS) * z / FOCAL, CAMERA_DISTANCE - z], 1)
+        flat = np.stack(
+            [(wrapped[:, 0] / ATLAS - 0.5) * z / FOCAL, (0.5 - wrapped[:, 1] / ATLAS) * z / FOCAL, CAMERA_DISTANCE - z],
+            1,
+        )
         triangles = np.concatenate([self.parts.face_triangles, self.parts.side_triangles])
-        buffer.draw(flat, Surface(triangles, np.concatenate([self.pixels, (self.clear * self._bare())[:, None]], 1)), cull=False)
+        buffer.draw(
+            flat, Surface(triangles, np.concatenate([self.pixels, (self.clear * self._bare())[:, None]], 1)), cull=False
+        )
         # What is not seen lies under the chin and beside the neck, out of the light.
         down, aside = (np.degrees(np.linspace(-1, 1, ATLAS) * half) for half in _WRAP[::-1])
-        shade = (1 - 0.12 * np.clip((down - 35) / 30, 0, 1))[:, None] * (1 - 0.25 * np.clip((np.abs(aside) - 40) / 45, 0, 1))[None]
+        shade = (1 - 0.12 * np.clip((down - 35) / 30, 0, 1))[:, None] * (
+            1 - 0.25 * np.clip((np.abs(aside) - 40) / 45, 0, 1)
+        )[None]
         shade = shade.astype(np.float32)
-        return unwrap(sample(np.ascontiguousarray(photograph[..., :3]), buffer.at), buffer.at[..., 2] * buffer.hit, shade)
+        return unwrap(
+            sample(np.ascontiguousarray(photograph[..., :3]), buffer.at), buffer.at[..., 2] * buffer.hit, shade
+        )

@@ -5,11 +5,12 @@ import numpy as np
 from scipy import ndimage
 
 from data_pipelines.head import project
-from r3p.camera import CAMERA_DISTANCE, FOCAL, rotation
-from r3p.matting import TORSO, Layers, fill_holes
-from r3p.puppet_draw import Buffer, Surface, sample
+from r3p.backdrop import fill_holes
+from r3p.camera import CAMERA_DISTANCE, rotation
+from r3p.matting import TORSO, Layers
+from r3p.puppet_draw import Buffer, Surface, laid, sample
 from r3p.puppet_sample import PIVOT
-from r3p.puppet_shape import Shape
+from r3p.puppet_shape import Shape, unproject
 from r3p.puppet_skin import NECK_SLIM
 
 _GRID = 33
@@ -20,11 +21,21 @@ class Torso:
     """The layer between background and head.
 
     left_over [s, s] 0..1: pixels of head classes that the head's layer does not draw (skin beyond the mesh's jaw): they
-    count as neck. neck: the mesh's neck in `sheet`, with alpha in the tag. static [v] 0..1: 1 stays, 0 goes with the head.
+    count as neck. neck: the mesh's neck in `sheet`, with alpha in the tag. static [v] 0..1: 1 stays, 0 goes with the
+    head.
     """
 
-    def __init__(self, shape: Shape, image: np.ndarray, layers: Layers, landmarks: np.ndarray, left_over: np.ndarray,
-                 neck: Surface, sheet: np.ndarray, static: np.ndarray) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        image: np.ndarray,
+        layers: Layers,
+        landmarks: np.ndarray,
+        left_over: np.ndarray,
+        neck: Surface,
+        sheet: np.ndarray,
+        static: np.ndarray,
+    ) -> None:
         self.shape, self.layers, self.landmarks, self.side = shape, layers, landmarks, len(image)
         self.neck, self.sheet, self.static = neck, sheet, static.astype(np.float32)[:, None]
         self._whole = self._extended(image, left_over)
@@ -53,16 +64,17 @@ class Torso:
             far = ndimage.binary_erosion(rest | torso, iterations=2) & rest
             known = far if far.any() else rest
             colour = np.where(known[..., None], image, fill_holes(image, known))
-            whole = whole * (1 - left_over[..., None]) + np.dstack([colour, np.full(torso.shape, 255)]) * left_over[..., None]
+            skin = np.dstack([colour, np.full(torso.shape, 255)])
+            whole = whole + (skin - whole) * left_over[..., None]
         return whole.astype(np.float32)
 
     def flow(self, euler: np.ndarray, trans: np.ndarray, size: int) -> np.ndarray:
         """[size, size, 2] pixels: where its parts move, all of the skull's way at the jaw, nothing at the shoulders."""
-        chin, axis, height = (a / self.side if k != 1 else a for k, a in enumerate(self._frame()))
+        chin, axis, height = self._frame()
+        chin, height = chin / self.side, height / self.side
         u = np.stack(np.meshgrid(np.linspace(0, 1, _GRID), np.linspace(0, 1, _GRID)), -1).reshape(-1, 2)
         depth = CAMERA_DISTANCE - self.shape.pose(PIVOT[None] + [0, 0, 0.3])[0, 2]
-        x, y = (u[:, 0] - 0.5) * depth / FOCAL, (0.5 - u[:, 1]) * depth / FOCAL
-        points = self.shape.unpose(np.stack([x, y, np.full(len(u), CAMERA_DISTANCE - depth)], 1))
+        points = self.shape.unpose(unproject(u, np.full(len(u), depth)))
         moved = project(points @ rotation(np.asarray(euler, np.float64)).T + np.asarray(trans, np.float64)) - u
         below = -((u - chin) @ axis)
         down = np.clip((below + 0.12 * height) / (0.75 * height), 0, 1)
@@ -70,20 +82,25 @@ class Torso:
         weight = (1 - down * down * (3 - 2 * down)) * (1 - aside * aside * (3 - 2 * aside))
         flow = (moved * weight[:, None]).reshape(_GRID, _GRID, 2).astype(np.float32) * size
         # Read at the target, the flow has to be that of the place it came from.
-        grid = np.mgrid[:_GRID, :_GRID][::-1].astype(np.float32)
+        y, x = np.mgrid[:_GRID, :_GRID].astype(np.float32)
+        here = flow
         for _ in range(2):
-            back = flow * ((_GRID - 1) / size)
-            flow_at = cv2.remap(flow, grid[0] - back[..., 0], grid[1] - back[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        return cv2.resize(flow_at, (size, size), interpolation=cv2.INTER_LINEAR)
+            back = here * np.float32((_GRID - 1) / size)
+            here = cv2.remap(
+                flow, x - back[..., 0], y - back[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+            )
+        return cv2.resize(here, (size, size), interpolation=cv2.INTER_LINEAR)
 
     def draw(self, vertices: np.ndarray, euler: np.ndarray, trans: np.ndarray, size: int) -> np.ndarray:
         """The layer [size, size, 4] float32 premultiplied, 0..255. vertices [v, 3]: the head's, head frame."""
         if size not in self._sizes:
-            self._sizes[size] = np.round(cv2.resize(self._whole, (size, size), interpolation=cv2.INTER_AREA)).astype(np.uint8)
+            small = cv2.resize(self._whole, (size, size), interpolation=cv2.INTER_AREA)
+            self._sizes[size] = np.round(small).astype(np.uint8)
         flow = self.flow(euler, trans, size)
         y, x = np.mgrid[:size, :size].astype(np.float32)
-        front = cv2.remap(self._sizes[size], x - flow[..., 0], y - flow[..., 1], cv2.INTER_LINEAR,
-                          borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+        front = cv2.remap(
+            self._sizes[size], x - flow[..., 0], y - flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        ).astype(np.float32)
         return front + (1 - front[..., 3:] * np.float32(1 / 255)) * self._draw_neck(vertices, euler, trans, size)
 
     def _draw_neck(self, vertices: np.ndarray, euler: np.ndarray, trans: np.ndarray, size: int) -> np.ndarray:
@@ -92,6 +109,6 @@ class Torso:
         posed = turned * (1 - self.static) + self.shape.pose(slim) * self.static
         buffer = Buffer(size)
         buffer.draw(np.concatenate([posed, posed]), self.neck, cull=True)
-        out = np.dstack([sample(self.sheet, buffer.at)[..., :3].astype(np.float32) * _NECK_SHADE, np.full((size, size), 255, np.float32)])
-        out *= (buffer.at[..., 2] * buffer.hit)[..., None]
+        colour = sample(self.sheet, buffer.at)[..., :3] * np.float32(_NECK_SHADE)
+        out = laid(colour, buffer.at[..., 2] * buffer.hit)
         return cv2.GaussianBlur(out, (3, 3), 0.7)
