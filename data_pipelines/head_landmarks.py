@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from data_pipelines.head import DISTANCE, rasterize, rotation, vertex_normals
+from data_pipelines.head import project, rasterize, vertex_normals
+from r3p.camera import CAMERA_DISTANCE, rotation
 from r3p.detect import FaceFinder
 
 POINTS = 468
@@ -148,12 +149,6 @@ def observe(arrays: Arrays, models: Path, rng: np.random.Generator) -> tuple[np.
     return np.stack(seen), np.stack(points)
 
 
-def project(points: np.ndarray) -> np.ndarray:
-    """Posed points [.., 3] -> [.., 2] in image widths, y down."""
-    depth = DISTANCE - points[..., 2]
-    return np.stack([0.5 + FOCAL * points[..., 0] / depth, 0.5 - FOCAL * points[..., 1] / depth], -1)
-
-
 def surface_samples(arrays: Arrays, count: int = 4) -> tuple[Surface, np.ndarray]:
     """A lattice of barycentric points on each triangle of the face, and each one's triangle."""
     chosen = arrays["pncc_triangles"]
@@ -188,7 +183,8 @@ def robust_cost(samples: Surface, seen: np.ndarray, target: np.ndarray) -> np.nd
     """Mean over renders [m] of the distance (head units, roughly) between sample and landmark, cut at 0.15."""
     total = np.zeros(len(samples.corner))
     for vertices, point in zip(seen, target, strict=True):
-        total += np.minimum(np.linalg.norm(project(samples(vertices)) - point, axis=1) * DISTANCE / FOCAL, 0.15)
+        miss = np.linalg.norm(project(samples(vertices), FOCAL) - point, axis=1)
+        total += np.minimum(miss * CAMERA_DISTANCE / FOCAL, 0.15)
     return total / len(seen)
 
 
@@ -218,7 +214,7 @@ def place_landmarks(arrays: Arrays, models: Path, rng: np.random.Generator) -> d
     mirror = arrays["mirror"].astype(int)
 
     # First guess: the samples that project nearest in near-frontal renders of the mean person.
-    first = np.stack([project(samples(v)) for v in seen[: len(VIEWS)]])
+    first = np.stack([project(samples(v), FOCAL) for v in seen[: len(VIEWS)]])
     rough = np.zeros((POINTS, 3))
     for k in range(POINTS):
         gap = np.linalg.norm(first - target[: len(VIEWS), None, k], axis=2)

@@ -43,7 +43,7 @@ class Mesh:
     def arrays(self) -> dict[str, np.ndarray]:
         """What the asset stores of it."""
         region = np.where(self.torso_weight > 0.7, 2, np.where(self.torso_weight > 0.05, 1, 0))
-        out = {
+        out: dict[str, np.ndarray] = {
             "triangles": self.triangles.astype(np.uint16),
             "part": self.part.astype(np.uint8),
             "region": region.astype(np.uint8),

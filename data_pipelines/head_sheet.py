@@ -5,8 +5,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_pipelines.head import rotation
 from data_pipelines.head_landmarks import Surface, random_look, render
+from r3p.camera import rotation
 
 SIZE, SHEET_FOCAL = 300, 3.0
 BACK = np.array([0, 0, -0.6])  # moves the heads away from the camera

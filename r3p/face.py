@@ -33,6 +33,7 @@ BFM_FILES = {
     "right eye": "bfm_right_eye_faces.npy",
     "mediapipe": "index_mp468_from_mesh35709.npy",
 }
+BFM_SPREAD = 0.02  # the built-in head's median
 OFFICIAL_FOCAL = 1015 / 224  # image widths; the camera of the official fits and PNCC maps
 # MediaPipe's points: inner lips' middle, outer and inner corners of the eyes (image left first), lids' middles.
 UPPER_LIP, LOWER_LIP = 13, 14
@@ -48,7 +49,8 @@ class FaceModel:
     mean [v, 3]; identity [i, v, 3] and expression [e, v, 3] per coefficient; triangles [t, 3]; ncc [v, 3] in 0..1.
     pncc_vertices [m] are the vertices that PNCC needs and pncc_triangles [p, 3] index into those (eye openings and the
     mouth are holes). mp_corners [468, 3] and mp_weights [468, 3] place MediaPipe's landmarks: weights sum to 1, or to 0
-    where a landmark has no place on the mesh. lm68_corners, lm68_weights [68, ..]: likewise iBUG's 68.
+    where a landmark has no place on the mesh; mp_spread [468] is how far (head units) the landmark model strays from
+    that place. lm68_corners, lm68_weights [68, ..]: likewise iBUG's 68.
     iris_corners, iris_weights [10, 3] (built-in head only, else empty): MediaPipe's points 468 to 477.
     part [v] uint8: 0 skin, 1 left eye, 2 right eye, 3 upper teeth, 4 lower teeth, 5 tongue. static [v]: 0 moves with
     the head, 1 is held by the torso. expression_names: e names.
@@ -63,6 +65,7 @@ class FaceModel:
     pncc_triangles: Array
     mp_corners: Array
     mp_weights: Array
+    mp_spread: Array
     lm68_corners: Array
     lm68_weights: Array
     iris_corners: Array
@@ -94,7 +97,7 @@ def load_face_model(path: str | Path = HEAD_FILE) -> FaceModel:
     return FaceModel(
         mean=a["mean"], identity=a["identity"].astype(np.float32), expression=a["expression"].astype(np.float32),
         triangles=triangles, ncc=a["ncc"], pncc_vertices=pncc_vertices, pncc_triangles=pncc_triangles,
-        mp_corners=mp_corners, mp_weights=mp_weights,
+        mp_corners=mp_corners, mp_weights=mp_weights, mp_spread=a["landmarks_mp_spread"],
         lm68_corners=mp_corners[a["landmarks_68"]], lm68_weights=mp_weights[a["landmarks_68"]],
         iris_corners=triangles[a["landmarks_iris_triangle"]], iris_weights=a["landmarks_iris_bary"],
         part=a["part"], static=a["static"].astype(np.float32),
@@ -118,18 +121,19 @@ def from_bfm(folder: str | Path, *, landmarks_of_release: bool = True) -> FaceMo
     places = {
         k: next((d / n for d in (folder, folder.parent) if (d / n).is_file()), None) for k, n in BFM_FILES.items()
     }
-    missing = [BFM_FILES[k] for k, p in places.items() if p is None]
+    found = {k: p for k, p in places.items() if p is not None}
+    missing = [n for k, n in BFM_FILES.items() if k not in found]
     if missing:
         raise InputError(
             f"{folder} lacks {', '.join(missing)}: they come with Real3D-Portrait's deep_3drecon folder and "
             "the BFM download its README describes"
         )
-    mat = scipy.io.loadmat(places["shape"])
+    mat = scipy.io.loadmat(found["shape"])
     fields = ("meanshape", "idBase", "exBase", "tri", "keypoints")
     absent = [k for k in fields if k not in mat]
     if absent:
         raise InputError(
-            f"{places['shape']} has no field {', '.join(absent)}: expected the BFM_model_front.mat that "
+            f"{found['shape']} has no field {', '.join(absent)}: expected the BFM_model_front.mat that "
             "Deep3DFaceRecon's transferBFM09 writes"
         )
     mean = np.asarray(mat["meanshape"], np.float64).reshape(-1, 3)
@@ -137,17 +141,17 @@ def from_bfm(folder: str | Path, *, landmarks_of_release: bool = True) -> FaceMo
     identity, expression = (np.asarray(mat[k], np.float32).T.reshape(-1, count, 3) for k in ("idBase", "exBase"))
     triangles = np.asarray(mat["tri"], np.int64) - 1
     keypoints = np.asarray(mat["keypoints"], np.int64).ravel() - (0 if landmarks_of_release else 1)
-    ncc = np.load(places["ncc"])
-    mp = np.load(places["mediapipe"]).ravel()
+    ncc = np.load(found["ncc"])
+    mp = np.load(found["mediapipe"]).ravel()
     for name, index in ((BFM_FILES["mediapipe"], mp), ("keypoints", keypoints), ("tri", triangles)):
         if index.max() >= count:
             raise InputError(
-                f"{name} points to vertex {index.max()} but {places['shape']} has {count}: the files do not "
+                f"{name} points to vertex {index.max()} but {found['shape']} has {count}: the files do not "
                 "belong together"
             )
     if ncc.shape != (3, count):
-        raise InputError(f"{places['ncc']} has shape {ncc.shape}: expected (3, {count})")
-    eyes = np.concatenate([np.load(places[k]).ravel() for k in ("left eye", "right eye")]).astype(np.int64) - 1
+        raise InputError(f"{found['ncc']} has shape {ncc.shape}: expected (3, {count})")
+    eyes = np.concatenate([np.load(found[k]).ravel() for k in ("left eye", "right eye")]).astype(np.int64) - 1
     pncc_vertices, pncc_triangles = compact(np.delete(triangles, eyes, axis=0))
     mp_corners, lm68_corners = (np.repeat(i.clip(0)[:, None], 3, 1).astype(np.int32) for i in (mp, keypoints))
     first = np.array([1, 0, 0], np.float32)
@@ -155,6 +159,7 @@ def from_bfm(folder: str | Path, *, landmarks_of_release: bool = True) -> FaceMo
         mean=(mean - mean.mean(0)).astype(np.float32), identity=identity, expression=expression,
         triangles=triangles.astype(np.int32), ncc=np.asarray(ncc.T, np.float32), pncc_vertices=pncc_vertices,
         pncc_triangles=pncc_triangles, mp_corners=mp_corners, mp_weights=first * (mp >= 0)[:, None],
+        mp_spread=np.full(len(mp), BFM_SPREAD, np.float32),
         lm68_corners=lm68_corners, lm68_weights=np.tile(first, (len(keypoints), 1)),
         iris_corners=np.zeros((0, 3), np.int32), iris_weights=np.zeros((0, 3), np.float32),
         part=np.zeros(count, np.uint8), static=np.zeros(count, np.float32),

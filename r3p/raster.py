@@ -46,7 +46,7 @@ def _corners(points: jax.Array, triangles: jax.Array, size: tuple[int, int]) -> 
 
 def _edges(x: jax.Array, y: jax.Array, px: jax.Array, py: jax.Array) -> tuple[list[jax.Array], jax.Array]:
     """Edge functions opposite to each corner at points px, py [n] of triangles x, y [n, 3], and coverage."""
-    values, covered = [], True
+    values, covered = [], jnp.ones(px.shape, bool)
     for k in range(3):
         a, b = (k + 1) % 3, (k + 2) % 3
         dx, dy = x[..., b] - x[..., a], y[..., b] - y[..., a]

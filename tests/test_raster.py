@@ -112,7 +112,7 @@ def test_undrawable_triangles_are_left_out():
 def test_batch_and_gradients():
     points = np.array([[5, 5, 1], [25, 6, 2], [8, 28, 1.5]], np.float32)
     triangles = np.array([[0, 1, 2]], np.int32)
-    batch = rasterize_batch(jnp.stack([points, points + [3, 0, 0]]), triangles, size=(32, 32))
+    batch = rasterize_batch(jnp.stack([points, points + np.float32([3, 0, 0])]), triangles, size=(32, 32))
     alone = rasterize(points, triangles, size=(32, 32))
     np.testing.assert_array_equal(batch.triangle[0], alone.triangle)
     assert batch.weights.shape == (2, 32, 32, 3)
