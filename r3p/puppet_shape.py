@@ -89,11 +89,12 @@ class Opening:
         rate = np.maximum(np.clip(self.shown / np.maximum(self.source, 1e-3), 0.4, 3.0), self.least_rate)
         return np.maximum(self.shown - np.where(closing > 0, rate, 1.0) * closing, 0)
 
-    def settle(self, vertices: np.ndarray, plain: np.ndarray) -> np.ndarray:
-        """vertices [v, 3] with the gap that `wanted` asks for."""
-        change = self.wanted(plain) - self.gap(vertices)
+    def settle(self, vertices: np.ndarray, gap: np.ndarray, rounds: int = 2) -> np.ndarray:
+        """vertices [v, 3] moved to the given gap [p]. Neighbours share movement, so that one round leaves a rest."""
         out = vertices.copy()
-        out[:, 1] += self.spread_upper @ (self.share * change) - self.spread_lower @ ((1 - self.share) * change)
+        for _ in range(rounds):
+            change = gap - self.gap(out)
+            out[:, 1] += self.spread_upper @ (self.share * change) - self.spread_lower @ ((1 - self.share) * change)
         return out
 
 
@@ -169,20 +170,18 @@ class Shape:
 
     def settled(self, plain: np.ndarray) -> np.ndarray:
         """The aligned vertices [v, 3] of a plain head [v, 3]."""
-        plain = self._lids_that_stop(plain)
-        out = plain + self.offset
-        for opening in self.openings:
-            out = opening.settle(opening.settle(out, plain), plain)  # neighbours share movement: twice for what is left
-        return out.astype(np.float32)
-
-    def _lids_that_stop(self, plain: np.ndarray) -> np.ndarray:
-        """A head whose lids cross, with as much of the blink taken back as makes them meet on average."""
-        for opening, (ids, move, rate) in zip(self.openings[1:], self._blinks, strict=True):
-            over = float(opening.gap(plain).mean()) / rate
-            if over > 0:
+        lips, *eyes = self.openings
+        gaps = [lips.wanted(plain)]
+        for eye, (ids, move, rate) in zip(eyes, self._blinks, strict=True):
+            over = float(eye.gap(plain).mean()) / rate
+            if over > 0:  # lids that cross: as much of the blink is taken back as makes them meet
                 plain = plain.copy()
                 plain[ids] -= over * move
-        return plain
+            gaps.append(eye.wanted(plain) * (over <= 0))
+        out = plain + self.offset
+        for opening, gap in zip(self.openings, gaps, strict=True):
+            out = opening.settle(out, gap, rounds=2 if gap.any() else 4)
+        return out.astype(np.float32)
 
     def _blink(self, opening: Opening, unit: str) -> tuple[np.ndarray, np.ndarray, float]:
         """Vertices that a blink moves, their movement a unit, and what that does to the mean gap (negative)."""
