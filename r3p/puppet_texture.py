@@ -299,6 +299,7 @@ def mouth_block(image: np.ndarray, landmarks: np.ndarray) -> MouthBlock:
     eroded = ndimage.binary_erosion(inside, iterations=1)
     colours = np.where(inside[..., None], crop, fill_holes(crop, eroded if eroded.sum() > 8 else inside))
     upper, lower = (
-        (mask & near & sides).astype(np.float32) for mask in ((y <= cut) | (not parted), (y > cut - 2) & parted)
+        (mask & near & sides).astype(np.float32)
+        for mask in (y <= (cut if parted else bottom + 1), (y > cut - 2) & parted)
     )
     return MouthBlock(lo, colours, *(cv2.GaussianBlur(a, (0, 0), 0.6) for a in (upper, lower)))
