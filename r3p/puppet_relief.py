@@ -15,6 +15,7 @@ from scipy.sparse.linalg import spsolve
 from scipy.spatial import cKDTree
 
 from r3p.camera import CAMERA_DISTANCE, FOCAL
+from r3p.puppet_draw import halves, quads
 from r3p.puppet_shape import Shape, unproject
 
 _CELLS = 110  # grid cells across the head's mask
@@ -113,30 +114,23 @@ def build_relief(shape: Shape, mask: np.ndarray, depth: np.ndarray, face: np.nda
     pixels = np.stack([gx, gy], -1).reshape(-1, 2)
     vertices = shape.unpose(unproject(pixels / size, front.ravel()))
     back_vertices = shape.unpose(unproject(pixels / size, back.ravel()))
-    number = np.arange(gx.size).reshape(gx.shape)
-    quads = np.stack([number[:-1, :-1], number[1:, :-1], number[1:, 1:], number[:-1, 1:]], -1).reshape(-1, 4)
+    cells = quads(*gx.shape)
     touch = ndimage.binary_dilation(free, iterations=1)
-    front_quads = quads[keep.ravel()[quads].all(1) & touch.ravel()[quads].any(1)]
-    back_quads = quads[
-        (keep & (rim | ~free)).ravel()[quads].all(1) & touch.ravel()[quads].any(1) & ~on_face.ravel()[quads].any(1)
-    ]
+    front_quads = cells[keep.ravel()[cells].all(1) & touch.ravel()[cells].any(1)]
+    chosen = (keep & (rim | ~free)).ravel()[cells].all(1) & touch.ravel()[cells].any(1) & ~on_face.ravel()[cells].any(1)
+    back_quads = cells[chosen]
 
     used = np.unique(np.concatenate([front_quads.ravel(), back_quads.ravel()]))
     where = np.zeros(gx.size, int)
     where[used] = np.arange(len(used))
 
-    def split(q: np.ndarray, flip: bool) -> np.ndarray:
-        q = where[q]
-        out = np.concatenate([q[:, [0, 1, 2]], q[:, [0, 2, 3]]])
-        return np.ascontiguousarray(out[:, ::-1] if flip else out, np.int32)
-
     vertices, back_vertices = vertices[used].astype(np.float32), back_vertices[used].astype(np.float32)
     return Relief(
         vertices,
         pixels[used].astype(np.float32),
-        split(front_quads, False),
+        halves(where[front_quads]).astype(np.int32),
         back_vertices,
-        split(back_quads, True),
+        halves(where[back_quads])[:, ::-1].astype(np.int32),
         _follow(shape.source, face, vertices),
     )
 

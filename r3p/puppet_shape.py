@@ -32,10 +32,14 @@ _REACH_LIPS, _REACH_LIDS = 0.36, 0.24  # head units over which a change of the o
 class Fitted(Protocol):
     """What is known of a photograph's head: identity [80], expression [64], euler [3] radians, trans [3] head units."""
 
-    identity: np.ndarray
-    expression: np.ndarray
-    euler: np.ndarray
-    trans: np.ndarray
+    @property
+    def identity(self) -> np.ndarray: ...
+    @property
+    def expression(self) -> np.ndarray: ...
+    @property
+    def euler(self) -> np.ndarray: ...
+    @property
+    def trans(self) -> np.ndarray: ...
 
 
 def polygon(contours: tuple[tuple[int, ...], tuple[int, ...]]) -> list[int]:
