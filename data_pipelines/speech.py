@@ -147,7 +147,7 @@ def write(folder: Path, items: list[dict[str, Any]]) -> Path:
         k + ending: np.array([u[k] for u in items]) for k, ending in (("voice", "s"), ("text", "s"), ("held_out", ""))
     }
     path = folder / "speech.npz"
-    np.savez(path, lengths=np.array([u["length"] for u in items], np.int32), **arrays, **columns)
+    np.savez(path, lengths=np.array([u["length"] for u in items], np.int32), **arrays, **columns)  # type: ignore[arg-type]
     return path
 
 

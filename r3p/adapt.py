@@ -84,7 +84,8 @@ def adapt(
       The variables without image-to-plane, and the canonical planes [1, 3, h, w, c].
     """
     source = next(_examples(teacher, seed, 1))
-    image = stage.head_image(source["source"], source["source_segmap"], model.source_size)
+    photograph, classes = jnp.asarray(source["source"]), jnp.asarray(source["source_segmap"])
+    image = stage.head_image(photograph, classes, model.source_size)
     canonical = jax.jit(lambda v, x: model.apply(v, x, method="canonical"))(variables, image)
     fixed = {name: {k: tree[k] for k in PARTS if k in tree} for name, tree in variables.items() if name != "params"}
     params = {"canonical": canonical, **{k: variables["params"][k] for k in PARTS}}

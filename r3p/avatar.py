@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import jax
@@ -21,7 +21,8 @@ import numpy as np
 from r3p import adapt, camera, face, fit, matting, motion, photo, weights
 from r3p.detect import FaceFinder
 from r3p.errors import InputError
-from r3p.models.portrait import Portrait
+from r3p.models.portrait import Head, Portrait
+from r3p.models.superres import FusionOutput
 from r3p.puppet import Puppet
 from r3p.stages import portrait as stage
 
@@ -210,7 +211,7 @@ def _render(
         head = m.head(m.fuse(canonical, m.motion(pncc)), viewpoint)
         return head, m.frame(cache, head, source_keypoints, keypoints)
 
-    head, frame = model.apply(variables, method=run)
+    head, frame = cast(tuple[Head, FusionOutput], model.apply(variables, method=run))
 
     def to_u8(x: Any) -> Any:
         return jnp.round(jnp.clip(x, -1, 1) * 127.5 + 127.5).astype(jnp.uint8)

@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return train(arguments[1:])
         from r3p.assets.fetch import main as fetch
 
-        return fetch(arguments[1:])
+        fetch(arguments[1:])
+        return 0
     except InputError as error:
         print(f"r3p {command}: {error}", file=sys.stderr)
         return 2

@@ -109,7 +109,7 @@ def smooth(seed, key, shape, octaves=(3, 6, 12, 24, 48), fall=0.6):
     lead, (h, w) = tuple(shape[:-2]), tuple(shape[-2:])
     acc, power = np.zeros(tuple(shape)), 0.0
     for i, s in enumerate(octaves):
-        g = normal(seed, f"{key}:o{s}", lead + (s + 1, s + 1)).astype(np.float64)
+        g = normal(seed, f"{key}:o{s}", (*lead, s + 1, s + 1)).astype(np.float64)
         wgt = fall**i
         acc += wgt * (_lerp_matrix(h, s + 1) @ g @ _lerp_matrix(w, s + 1).T)
         power += wgt * wgt * (4.0 / 9.0)  # mean power left by linear interpolation
@@ -209,7 +209,7 @@ def inputs(spec, seed, case):
         elif kind == "length_mask":  # 1 up to each row's length, then 0
             a = (np.arange(s["t"])[None] < np.asarray(s["lengths"])[:, None]).astype(np.float32)
         elif kind == "f0":  # Hz; a third of the frames unvoiced (0)
-            u = uniform(seed, key, tuple(s["shape"]) + (2,))
+            u = uniform(seed, key, (*tuple(s["shape"]), 2))
             a = np.where(u[..., 0] < 1 / 3, 0, 80 + 400 * u[..., 1]).astype(np.float32)
         else:
             raise ValueError(kind)

@@ -48,7 +48,7 @@ def cotangent(case: str, output: str, shape: tuple[int, ...]) -> Array:
 def relative_error(
     case: str, meta: dict[str, Any], recorded: dict[str, Array], name: str, value: Any
 ) -> tuple[float, float]:
-    """Relative L2 error of `value` (official layout) at the recorded places, and its bound: 30x rounding, floor 1e-5."""
+    """Relative L2 error of `value` (official layout) where recorded, and its bound: 30x rounding, at least 1e-5."""
     spec, want = meta["outputs"][name], recorded[name].astype(np.float64)
     got = np.asarray(value, np.float64)
     assert list(got.shape) == list(spec["shape"]), f"{case}/{name}: shape {got.shape}, recorded {spec['shape']}"

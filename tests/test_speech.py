@@ -12,6 +12,8 @@ from r3p.errors import InputError
 from r3p.models.audio2motion import AudioToMotion
 from r3p.stages import audio2motion as stage
 
+# Programs that run for a moment need not be optimised.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 NAMES = speech.expression_names()
 TINY = dict(
     condition_width=16, latent=2, width=16, encoder_layers=1, decoder_layers=1, flow_steps=1, flow_width=8,
@@ -118,7 +120,11 @@ def test_stage_lowers_its_loss(made_up: str) -> None:
     config.data.path, config.data.crop = made_up, 16
     config.steps, config.learning_rate, config.warmup_steps = 30, 1e-2, 2
     training = stage.make(config)
-    state, step, batches = jax.jit(training.init)(jax.random.key(0)), jax.jit(training.step), training.batches(0)
+    state, step, batches = (
+        jax.jit(training.init, compiler_options=QUICK)(jax.random.key(0)),
+        jax.jit(training.step, compiler_options=QUICK),
+        training.batches(0),
+    )
     losses = []
     for k in range(30):
         state, metrics = step(state, next(batches), jax.random.key(k))
@@ -131,7 +137,9 @@ def test_stage_lowers_its_loss(made_up: str) -> None:
 def network() -> tuple[AudioToMotion, dict]:
     model = AudioToMotion(**TINY)
     zeros = jnp.zeros((1, 16, 80)), jnp.zeros((1, 16))
-    return model, dict(jax.jit(lambda r: model.init(r, *zeros, method="everything"))(jax.random.key(0)))
+    return model, dict(
+        jax.jit(lambda r: model.init(r, *zeros, method="everything"), compiler_options=QUICK)(jax.random.key(0))
+    )
 
 
 def test_length_and_determinism(network: tuple[AudioToMotion, dict]) -> None:

@@ -190,7 +190,7 @@ class Hourglass(nn.Module):
 
 
 class HeadEncoder(nn.Module):
-    """Image and weights [b, mid, mid, 4] of the target's head -> features [b, *size, width], worked out at twice `size`."""
+    """Image and weights [b, mid, mid, 4] of the target's head -> [b, *size, width], worked out at twice `size`."""
 
     width: int = 32
     residuals: int = 3

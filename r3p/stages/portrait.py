@@ -68,10 +68,10 @@ def frame_loss(
       The weighted sum, and each term with the image's PSNR in dB.
     """
     target, weight = to_float(batch["target"]), batch["weight"][..., None].astype(jnp.float32) / 16
-    raw, mid = head.rgb.shape[1:3], frame.torso.rgb.shape[1:3]
+    raw, mid = head.rgb.shape[1], frame.torso.rgb.shape[1]
 
-    def shrink(image: Array, size: tuple[int, ...]) -> Array:
-        return layers.resize(image, size, antialias=True)
+    def shrink(image: Array, side: int) -> Array:
+        return layers.resize(image, (side, side), antialias=True)
 
     mask = batch["target_head_mask"][..., None].astype(jnp.float32) / 255
     person = shrink(batch["target_mask"][..., None].astype(jnp.float32) / 255, mid)

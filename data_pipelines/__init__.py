@@ -1,0 +1,1 @@
+"""Data for training, host-side: never imports jax."""
