@@ -1,5 +1,7 @@
 """Speech: phones to mouth shapes, training crops, the training stage, and sound of any length to expression."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -156,7 +158,7 @@ def test_length_and_determinism(network: tuple[AudioToMotion, dict]) -> None:
 
 
 def test_windows_join_without_a_seam(network: tuple[AudioToMotion, dict], monkeypatch: pytest.MonkeyPatch) -> None:
-    wav = sound(12.0)
+    wav = sound(10.5)
     whole = speech_motion.expression_from_speech(*network, wav, temperature=0.5)
     monkeypatch.setattr(speech_motion, "WINDOW", 128)
     pieces = speech_motion.expression_from_speech(*network, wav, temperature=0.5)
@@ -173,3 +175,14 @@ def test_silence_shuts_the_lips(network: tuple[AudioToMotion, dict]) -> None:
     gate = speech_motion.silence_gate(np.repeat([0.0, -3.0, 0.0, -3.0, 0.0], [20, 8, 20, 40, 20]), 0.0)
     assert gate[10:14].max() == 0 and gate.max() == 1  # 0.16 s is no silence, 0.8 s is
     assert np.abs(np.diff(gate)).max() < 0.5
+
+
+def test_embedded_network_follows_the_demo_sentence(head: face.FaceModel) -> None:
+    said = json.loads((speech.HEAD_FILE.parent / "speech.json").read_text())
+    wav = audio.load(speech.HEAD_FILE.parent / "speech.wav")
+    seen = gaps(head, speech_motion.expression_from_speech(*speech_motion.load_default(), wav))
+    phones, ends = zip(*said["phones"], strict=True)
+    truth, owner = phonemes.mouth_track(phones, np.array(ends), len(seen), NAMES)
+    assert np.corrcoef(seen, gaps(head, truth))[0, 1] > 0.7
+    shut = np.isin(owner, [phonemes.PHONE_NAMES.index(p) for p in phonemes.CLOSED])
+    assert np.median(seen[shut]) < gaps(head, np.zeros(64))
