@@ -7,7 +7,7 @@ for frame in frames(avatar, Motion(expression, euler, trans)):
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.core import FrozenDict
 
 from r3p import adapt, camera, face, fit, matting, motion, photo, weights
 from r3p.detect import FaceFinder
@@ -105,7 +106,18 @@ class Motion:
 def load_model(path: str | os.PathLike[str] | None = None) -> tuple[Portrait, dict[str, Tree], dict[str, Any]]:
     """Model, pre-trained variables and description of a weight file; None = the embedded default."""
     trees, meta = weights.load(DEFAULT_WEIGHTS if path is None else path, WEIGHTS_KIND)
-    return Portrait(**meta["fields"]), trees, meta
+    return build(meta["fields"]), trees, meta
+
+
+def build(fields: Mapping[str, Any]) -> Portrait:
+    """The model of these fields, which may come from JSON: frozen, since a jitted function's static argument is hashed."""
+
+    def freeze(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return FrozenDict({k: freeze(v) for k, v in value.items()})
+        return tuple(freeze(v) for v in value) if isinstance(value, list | tuple) else value
+
+    return Portrait(**{k: freeze(v) for k, v in fields.items()})
 
 
 def find_portrait(
@@ -199,12 +211,12 @@ def _encode(model: Portrait, variables: Tree, torso: Any, background: Any, segma
     )
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=(0, 1))
 def _render(
-    model: Portrait, variables: Tree, canonical: Any, cache: Any, fixed_pncc: Any, mesh: Any, head_model: Any,
-    size: Any, viewpoint: Any, source_keypoints: Any, keypoints: Any,
+    model: Portrait, size: int, variables: Tree, canonical: Any, cache: Any, fixed_pncc: Any, mesh: Any,
+    head_model: Any, viewpoint: Any, source_keypoints: Any, keypoints: Any,
 ) -> Any:  # fmt: skip
-    target = face.pncc_of_vertices(head_model, mesh, size=size.shape[0], frame="box")[None]
+    target = face.pncc_of_vertices(head_model, mesh, size=size, frame="box")[None]
     pncc = jnp.concatenate([fixed_pncc, jnp.round(target * 127.5 + 127.5) / 127.5 - 1], axis=-1)
 
     def run(m: Portrait) -> Any:
@@ -231,8 +243,8 @@ def frames(avatar: Avatar, move: Motion) -> Iterator[Frame]:
     Cameras and keypoints are smoothed over 7 frames as in the official inference.
     """
     fields = dict(avatar.fields)
-    size = np.zeros(fields.pop("pncc_size"), np.bool_)  # its length is what counts: a static size for the compiler
-    model = Portrait(**fields)
+    size = fields.pop("pncc_size")
+    model = build(fields)
     head_model = jax.device_put(face.load_face_model())
     keypoints = partial(face.keypoints68, head_model, avatar.identity)
     source_keypoints = np.asarray(keypoints(avatar.expression, avatar.euler, avatar.trans))[None]
@@ -242,13 +254,13 @@ def frames(avatar: Avatar, move: Motion) -> Iterator[Frame]:
     variables, canonical = jax.device_put((avatar.variables, avatar.canonical))
     cache = _encode(model, variables, *batch)
     still = [np.zeros_like(avatar.expression), avatar.expression]
-    maps = [face.pncc(head_model, avatar.identity, e, size=len(size), frame="box")[None] for e in still]
+    maps = [face.pncc(head_model, avatar.identity, e, size=size, frame="box")[None] for e in still]
     fixed = jnp.concatenate([jnp.round(m * 127.5 + 127.5) / 127.5 - 1 for m in maps], axis=-1)
 
     def start(t: int) -> Any:
         mesh = face.vertices(head_model, jnp.asarray(avatar.identity), jnp.asarray(move.expression[t], jnp.float32))
         return _render(
-            model, variables, canonical, cache, fixed, mesh, head_model, size,
+            model, size, variables, canonical, cache, fixed, mesh, head_model,
             cameras[t : t + 1], source_keypoints, points[t : t + 1],
         )  # fmt: skip
 
