@@ -110,7 +110,7 @@ def load_model(path: str | os.PathLike[str] | None = None) -> tuple[Portrait, di
 
 
 def build(fields: Mapping[str, Any]) -> Portrait:
-    """The model of these fields, which may come from JSON: frozen, since a jitted function's static argument is hashed."""
+    """The model of these fields, say from JSON: frozen, since a static argument of a jitted function is hashed."""
 
     def freeze(value: Any) -> Any:
         if isinstance(value, Mapping):

@@ -16,6 +16,7 @@ from jax import lax
 
 from r3p.errors import InputError
 from r3p.models import layers
+from r3p.models.norms import BatchNorm
 
 Array = jax.Array
 
@@ -100,18 +101,10 @@ class ConvBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         conv = Conv(self.features, self.kernel_size, self.dims, self.spectral, self.dtype, name="conv")
-        # Under jit with a sharded batch the statistics are those of the whole batch, as SyncBatchNorm's.
-        norm = nn.BatchNorm(
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            use_fast_variance=False,
-            dtype=self.dtype,
-            name="norm",
-        )
+        norm = BatchNorm(dtype=self.dtype, name="norm")
         if self.norm_first:
-            return conv(nn.leaky_relu(norm(x), self.slope), train=train)
-        return nn.leaky_relu(norm(conv(x, train=train)), self.slope)
+            return conv(nn.leaky_relu(norm(x, train=train), self.slope), train=train)
+        return nn.leaky_relu(norm(conv(x, train=train), train=train), self.slope)
 
 
 class ResBlock(nn.Module):
