@@ -24,6 +24,7 @@ def small_model() -> dict:
         adapter_fields=dict(
             channels=16,
             mixed=9,
+            contrast=4.0,
             encoder=dict(
                 depths=(1, 1, 1, 1), widths=(24, 32, 64, 96), heads=(1, 2, 2, 4), reductions=(8, 4, 2, 1), stride=2,
                 drop_path=0.0,
@@ -31,9 +32,9 @@ def small_model() -> dict:
             width=48,
             upsample=1,
             dropout=0.0,
-            out_scale=0.1,
+            out_scale=0.2,
         ),
-        decoder_fields=dict(hidden=32, features=16),
+        decoder_fields=dict(hidden=48, features=32),
         superres_fields=dict(
             widths=(32, 16),
             raw_resolution=64,
@@ -68,9 +69,12 @@ def get_config(mode: str = "small") -> ConfigDict:
     config.model = small_model()
     config.data = dict(folder="people", size=256, pncc_size=192, count=0)
     config.loss = dict(raw=1.0, raw_mask=0.5, image=2.0, edges=1.0, torso=0.5, person=0.3, entropy=0.01)
-    config.learning_rate = 2e-3
+    config.learning_rate = 1.5e-3
+    # Kernels that are stored with unit variance need larger steps for the same relative change.
+    config.learning_rate_factors = (("^decoder|^superres/(block|head_torso_block)|^adapter/mix", 6.0),)
+    config.beta2 = 0.98
     config.batch_size = 2
-    config.steps = 6000
+    config.steps = 3600
     if mode == "smoke":
         config.steps, config.batch_size, config.log_every, config.checkpoint_every, config.preview_every = 4, 1, 2, 4, 4
     elif mode != "small":

@@ -108,7 +108,7 @@ def adapt(
             state, metrics = step(state, batch, jax.random.fold_in(rng, k))
             if progress:
                 progress(k + 1, {name: float(value) for name, value in metrics.items()})
-        params = state.average
+        params = state.average["params"]
     params = dict(params)
     planes = np.asarray(params.pop("canonical"))
     return {"params": jax.tree.map(np.asarray, params), **jax.tree.map(np.asarray, fixed)}, planes

@@ -16,7 +16,10 @@ Tree = Any
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """`params` are trained, `model_state` holds running statistics and constants, `average` follows the parameters."""
+    """`params` are trained, `model_state` holds running statistics and constants; `average` follows both.
+
+    (Running statistics of small batches are too noisy to go with averaged parameters.)
+    """
 
     step: jax.Array
     params: Tree
@@ -26,7 +29,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     def variables(self, averaged: bool = False) -> dict[str, Tree]:
         """What `module.apply` takes."""
-        return {"params": self.average if averaged else self.params, **self.model_state}
+        return dict(self.average) if averaged else {"params": self.params, **self.model_state}
 
 
 def make_schedule(config: ConfigDict) -> optax.Schedule:
@@ -96,7 +99,7 @@ def create(variables: dict[str, Tree], optimizer: optax.GradientTransformation) 
         params=params,
         model_state=model_state,
         opt_state=optimizer.init(params),
-        average=jax.tree.map(jnp.copy, params),
+        average=jax.tree.map(jnp.copy, dict(variables)),
     )
 
 
@@ -107,7 +110,7 @@ def apply_gradients(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = jnp.minimum(average_decay, (1.0 + state.step) / (10.0 + state.step))
-    average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.average, params)
+    average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.average, {"params": params, **model_state})
     return state.replace(
         step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state, average=average
     )

@@ -31,7 +31,7 @@ def test_a_factor_scales_the_step_and_zero_freezes():
 
 def test_the_average_follows_the_parameters():
     after = one_step(settings())
-    assert jnp.allclose(after.average["canonical"], 0.1 + 0.9 * after.params["canonical"])
+    assert jnp.allclose(after.average["params"]["canonical"], 0.1 + 0.9 * after.params["canonical"])
     assert int(after.step) == 1
 
 
