@@ -133,13 +133,20 @@ class People:
             torso_trans = rotation(euler) @ PIVOT + trans - rotation(turn) @ PIVOT
         return self.renderer.draw(person, expression, Pose(euler, trans, turn, torso_trans), 2 * self.size)
 
-    def example(self, rng: np.random.Generator, person: Person | None = None) -> dict[str, np.ndarray]:
-        """One teacher example (numpy arrays, see the keys below); `person` instead of a new one."""
+    def example(
+        self, rng: np.random.Generator, person: Person | None = None, *, same_expression: bool = False
+    ) -> dict[str, np.ndarray]:
+        """One teacher example (numpy arrays, see the keys below); `person` instead of a new one.
+
+        `same_expression`: the target is the source from another camera, nothing else.
+        """
         person = replace(self.person(rng) if person is None else person, lights=draw_lights(rng))
         background = draw_background(rng, self.size)
         poses = [self.pose(rng, False)]
         poses.append(self.pose(rng, True, poses[0]))
         expressions = [draw_expression(rng, self.head, calm=rng.random() < 0.75), draw_expression(rng, self.head)]
+        if same_expression:
+            expressions[1] = expressions[0]
         out: dict[str, np.ndarray] = {"background": background, "identity": person.identity.astype(np.float32)}
         out["pncc_canonical"] = draw_pncc(self.head, person.neutral, self.pncc_size)
         for name, pose, expression in zip(("source", "target"), poses, expressions, strict=True):

@@ -192,14 +192,15 @@ def prepare(
 
 @dataclass(frozen=True)
 class Frame:
-    """A finished frame u8 [s, s, 3], with what it was made of: raw u8 [r, r, 3], depth f32 [r, r], PNCC u8 [p, p, 3].
+    """A finished frame u8 [s, s, 3], with what it was made of: raw u8 [r, r, 3], depth and opacity f32 [r, r].
 
-    `person` f32 [mid, mid] is the person's mask, for output with alpha.
+    `pncc` u8 [p, p, 3] drove it; `person` f32 [mid, mid] is the person's mask, for output with alpha.
     """
 
     image: Array
     raw: Array
     depth: Array
+    weight: Array
     pncc: Array
     person: Array
 
@@ -232,6 +233,7 @@ def _render(
         to_u8(frame.rgb)[0],
         to_u8(head.rgb)[0],
         head.depth[0, ..., 0],
+        head.weight[0, ..., 0],
         to_u8(target)[0],
         frame.person_mask[0, ..., 0],
     )

@@ -10,17 +10,21 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from data_pipelines.people_shards import PeopleShards
 from r3p import weights
 from r3p.avatar import WEIGHTS_KIND
 from r3p.checkpoint import Checkpoints
 from r3p.errors import InputError
+from r3p.evaluate.portrait import held_out
+from r3p.models.portrait import Portrait
 from r3p.train import load_stage
 
 
-def export_portrait(workdir: Path, out: Path) -> dict[str, object]:
+def export_portrait(workdir: Path, out: Path, people: int) -> dict[str, object]:
     """Writes the newest checkpoint's averaged parameters (float16) with the model's fields and where they come from.
 
-    Returns the provenance. Raises InputError when `workdir` holds no run of the portrait stage.
+    `people`: so many held-out synthetic people are measured (`r3p.evaluate.portrait`). Returns the provenance.
+    Raises InputError when `workdir` holds no run of the portrait stage.
     """
     try:
         config = ConfigDict(json.loads((workdir / "config.json").read_text()))
@@ -39,20 +43,28 @@ def export_portrait(workdir: Path, out: Path) -> dict[str, object]:
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
     state = checkpoints.restore(like)
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    averaged = state.variables(averaged=True)
+    model = Portrait(**fields)
+    measured = held_out(model, averaged, size=config.data.size, pncc_size=config.data.pncc_size, count=people)
     provenance = {
-        "command": "python -m r3p.train --config configs/portrait.py:small",
+        "commands": [
+            f"python -m data_pipelines.people --out DIR --count {len(PeopleShards(config.data.folder))} --seed 1",
+            "python -m r3p.train --config configs/portrait.py:small --set data.folder=DIR",
+            "python -m r3p.export --workdir RUN --out FILE",
+        ],
         "seed": int(config.seed),
         "steps": int(state.step),
         "batch_size": int(config.batch_size),
-        "examples": int(config.data.count),
         "hardware": f"{jax.device_count()} {jax.devices()[0].platform} device, {platform.machine()}",
         "training_psnr_last_100_steps": round(
             float(np.mean([r["psnr"] for r in rows if r["step"] > state.step - 100])), 2
         ),
+        "held_out_people": people,
+        "held_out_psnr_db": measured,
         "data": "synthetic people of data_pipelines.people on a CC0 head; no photograph of anyone",
     }
     meta = {"kind": WEIGHTS_KIND, "fields": fields, "pncc_size": config.data.pncc_size, "provenance": provenance}
-    weights.save(out, jax.tree.map(np.asarray, state.variables(averaged=True)), meta, dtype=np.float16)
+    weights.save(out, jax.tree.map(np.asarray, averaged), meta, dtype=np.float16)
     return provenance
 
 
@@ -63,9 +75,10 @@ def main() -> int:
     )
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--people", type=int, default=64, help="held-out synthetic people to measure on")
     args = parser.parse_args()
     try:
-        print(json.dumps(export_portrait(args.workdir, args.out), indent=1))
+        print(json.dumps(export_portrait(args.workdir, args.out, args.people), indent=1))
     except InputError as error:
         print(f"r3p export: {error}", file=sys.stderr)
         return 2

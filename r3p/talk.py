@@ -26,8 +26,8 @@ def _parser(prog: str, text: str, example: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(prog=prog, description=text, epilog=f"example: {example}")
 
 
-def talk(argv: Sequence[str]) -> int:
-    """`r3p talk`. Raises InputError for input that cannot be used."""
+def talk_parser() -> argparse.ArgumentParser:
+    """The options of `r3p talk`."""
     p = _parser(
         "r3p talk",
         "A portrait and speech, or a driving video, to a talking video. Use portraits and voices of people who agreed.",
@@ -59,7 +59,14 @@ def talk(argv: Sequence[str]) -> int:
     p.add_argument("--face-index", type=int, help="which face, from the left, when there are several")
     p.add_argument("--sheet", type=Path, help="also write a contact sheet (PNG)")
     p.add_argument("--debug", action="store_true", help="source, PNCC, raw, depth and result side by side")
-    make_video(p.parse_args(argv))
+    return p
+
+
+def talk(argv: Sequence[str]) -> int:
+    """`r3p talk`. Raises InputError for input that cannot be used."""
+    args = talk_parser().parse_args(argv)
+    _, speed = make_video(args)
+    print(f"{args.out}: rendered at {speed:.1f} frames/s")
     return 0
 
 
@@ -69,11 +76,23 @@ def demo(argv: Sequence[str]) -> int:
         "r3p demo", "A talking video of a public-domain portrait (NASA's Eileen Collins).", "r3p demo --out demo.mp4"
     )
     p.add_argument("--out", type=Path, default=Path("r3p_demo.mp4"))
+    p.add_argument("--adapt", type=int, default=ADAPT_STEPS, metavar="STEPS", help="adaptation steps to the photograph")
+    p.add_argument("--report", type=Path, metavar="JSON", help="also measure the result: a JSON file and a picture")
     args = p.parse_args(argv)
+    if args.report and args.report.suffix != ".json":
+        raise InputError(f"--report is {args.report}: expected a name that ends in .json; the picture goes beside it")
     sheet = args.out.with_suffix(".png")
     began = time.monotonic()
-    talk(["--image", str(DEMO_PORTRAIT), "--audio", str(DEMO_SPEECH), "--out", str(args.out), "--sheet", str(sheet)])
-    print(f"{args.out} and {sheet} in {time.monotonic() - began:.0f} s")
+    given = ["--image", str(DEMO_PORTRAIT), "--audio", str(DEMO_SPEECH), "--out", str(args.out), "--sheet", str(sheet)]
+    person, speed = make_video(talk_parser().parse_args([*given, "--adapt", str(args.adapt)]))
+    seconds = time.monotonic() - began
+    print(f"{args.out} and {sheet} in {seconds:.0f} s, rendered at {speed:.1f} frames/s")
+    if args.report:
+        from r3p import report
+
+        known = {"seconds": round(seconds, 1), "frames_per_second": round(speed, 2)}
+        report.make(person, DEMO_PORTRAIT, args.out, DEMO_SPEECH.with_suffix(".json"), known).write(args.report)
+        print(f"measured: {args.report} and {args.report.with_suffix('.png')}")
     return 0
 
 
@@ -193,8 +212,11 @@ def blink_curve(mode: str, length: int, seed: int) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------------------ the video
-def make_video(args: argparse.Namespace) -> None:
-    """Prepares or loads the portrait, drives it, writes the video. Nothing half-written stays behind."""
+def make_video(args: argparse.Namespace) -> tuple[avatar.Avatar, float]:
+    """Prepares or loads the portrait, drives it, writes the video. Nothing half-written stays behind.
+
+    Returns the portrait and the frames rendered a second, the first (which compiles) left out.
+    """
     _enable_cache()
     loaded: list[FaceFinder] = []
 
@@ -223,16 +245,21 @@ def make_video(args: argparse.Namespace) -> None:
     kept: list[np.ndarray] = []
     every = max(1, len(move.expression) // 24)
     size = (person.size * (5 if args.debug else 1), person.size)
-    with video.VideoWriter(args.out, size, FPS, audio=driven.sound, alpha=alpha) as writer:
+    began = time.monotonic()
+    with video.VideoWriter(args.out, size, FPS, audio=driven.sound, alpha=alpha, comment=NOTICE) as writer:
         for t, frame in enumerate(
             tqdm(avatar.frames(person, move), total=len(move.expression), desc="rendering", unit="frame")
         ):
             shown = _debug_strip(person, frame) if args.debug else frame.image
             writer.write(_with_alpha(shown, frame.person) if alpha else shown)
+            if t == 0:
+                began = time.monotonic()
             if args.sheet and t % every == 0:
                 kept.append(frame.image)
+        speed = (len(move.expression) - 1) / max(time.monotonic() - began, 1e-9)
     if args.sheet:
         photo.save_image(args.sheet, video.contact_sheet(kept, columns=6, rows=4, height=256))
+    return person, speed
 
 
 def _enable_cache() -> None:

@@ -155,7 +155,8 @@ class VideoWriter:
     .mov (ProRes 4444, for editors), .webm (VP9, for browsers) or a name without an ending (a folder of PNG files, no
     sound). size (w, h) is the frames'; an odd one is filled up by repeating the last row or column, since yuv420p
     needs even ones. audio: float in [-1, 1], [n] or [n, c]; it ends with the pictures. crf: lower is better and
-    larger (18 looks lossless); preset: FFmpeg's speed word. Leaving by an exception removes what was written.
+    larger (18 looks lossless); preset: FFmpeg's speed word;
+    comment: goes into the file's metadata. Leaving by an exception removes what was written.
     Raises InputError when the path does not serve.
     """
 
@@ -170,6 +171,7 @@ class VideoWriter:
         crf: int = 18,
         preset: str = "medium",
         alpha: bool = False,
+        comment: str = "",
     ) -> None:
         self.path, self.size, self.alpha = Path(path), size, alpha
         self.rate = Fraction(fps).limit_denominator(1001 * 60)
@@ -193,13 +195,19 @@ class VideoWriter:
             if self._folder:
                 self._part.mkdir()
             else:
-                self._open(kinds[self.path.suffix.lower()], audio, sample_rate, crf, preset)
+                self._open(kinds[self.path.suffix.lower()], audio, sample_rate, crf, preset, comment)
         except (av.error.FFmpegError, OSError) as e:
             self.discard()
             raise InputError(f"cannot write {self.path} ({e.strerror}): choose another place or name") from e
 
     def _open(
-        self, kind: tuple[str, str, str], audio: np.ndarray | None, sample_rate: int, crf: int, preset: str
+        self,
+        kind: tuple[str, str, str],
+        audio: np.ndarray | None,
+        sample_rate: int,
+        crf: int,
+        preset: str,
+        comment: str,
     ) -> None:
         codec, pixels, sound = kind
         self._container = av.open(
@@ -207,6 +215,8 @@ class VideoWriter:
             "w",
             options={"movflags": "faststart"} if self.path.suffix.lower() in (".mp4", ".mov") else {},
         )
+        if comment:
+            self._container.metadata["comment"] = comment
         options = {
             "libx264": {"crf": str(crf), "preset": preset},
             "libvpx-vp9": {"crf": str(crf), "b": "0", "row-mt": "1", "cpu-used": "4"},

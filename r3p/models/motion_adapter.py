@@ -20,7 +20,9 @@ def _differences(contrast: float) -> nn.initializers.Initializer:
 
     def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
         if shape != (1, 1, 9, 9):
-            raise InputError(f"an adapter with contrast mixes 9 channels to 9, not {shape[2]} to {shape[3]}: mend `mixed`")
+            raise InputError(
+                f"an adapter with contrast mixes 9 channels to 9, not {shape[2]} to {shape[3]}: mend `mixed`"
+            )
         parts = np.array([[0, -contrast, 0], [0, 0, -contrast], [1, contrast, contrast]])  # [image in, image out]
         return jnp.asarray(np.kron(parts, np.eye(3)) * shape[2] ** 0.5, dtype)[None, None]
 
