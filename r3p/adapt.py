@@ -1,7 +1,7 @@
 """Adapting the pre-trained model to one portrait: its photograph is the teacher (`r3p.puppet`), for a bounded time.
 
 The canonical planes that image-to-plane proposes become free, and motion adapter, decoder and super-resolution learn
-with them under the loss of pre-training. Running statistics stay.
+with them under the loss of pre-training. The torso's networks and running statistics stay.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +22,8 @@ Tree = Any
 
 PARTS = ("adapter", "decoder", "superres")
 LOSS = dict(raw=1.0, raw_mask=0.5, image=2.0, edges=1.0, torso=0.5, person=0.3, entropy=0.01)
+# Kernels stored with unit variance: they need larger steps for the same relative change.
+UNIT_VARIANCE = "^decoder|^superres/(block|head_torso_block)|^adapter/mix"
 AHEAD = 3  # examples drawn while a step computes
 
 
@@ -49,14 +51,14 @@ def settings(steps: int) -> ConfigDict:
     """Optimiser settings of an adaptation of so many steps."""
     return ConfigDict(
         dict(
-            learning_rate=1.5e-3,
-            warmup_steps=min(10, max(1, steps // 10)),
+            learning_rate=2e-3,
+            warmup_steps=min(10, steps // 10),
             steps=steps,
             final_factor=0.05,
             beta1=0.9,
             beta2=0.98,
             clip_norm=1.0,
-            learning_rate_factors=(("^canonical", 8.0),),
+            learning_rate_factors=(("^canonical", 10.0), ("^superres/torso", 0.0), (UNIT_VARIANCE, 4.0)),
         )
     )
 
