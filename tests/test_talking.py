@@ -1,0 +1,67 @@
+import cv2
+import numpy as np
+import pytest
+
+from r3p import avatar, photo
+from r3p.evaluate import talking
+from r3p.report import Report, _hole
+from r3p.talk import DEMO_PORTRAIT, blink_curve
+
+
+def test_correlation_finds_the_lag_and_ignores_gaps():
+    rng = np.random.default_rng(0)
+    series = rng.normal(size=60)
+    later = np.roll(series, 2)
+    later[20:25] = np.nan
+    correlation, lag = talking.best_correlation(later, series, 3)
+    assert lag == 2 and correlation == pytest.approx(1)
+    assert talking.best_correlation(later, series, 1)[0] < 0.5
+    assert talking.best_correlation(np.ones(60), series, 3) == (0.0, 0)
+    assert talking.best_correlation(series[:8], series[:8], 0) == (0.0, 0)
+
+
+def test_alignment_undoes_a_similarity():
+    image = photo.load_image(DEMO_PORTRAIT)
+    h, w = image.shape[:2]
+    points = np.random.default_rng(0).uniform(0, w, (478, 2))
+    points[[33, 133, 263, 362, 13, 14]] = np.array(
+        [[0.40, 0.40], [0.44, 0.40], [0.56, 0.41], [0.60, 0.41], [0.5, 0.56], [0.5, 0.57]]
+    ) * [w, h]
+    matrix = cv2.getRotationMatrix2D((w / 2, h / 2), 12, 0.9)
+    turned = cv2.warpAffine(image, matrix, (w, h), flags=cv2.INTER_AREA)
+    moved = points @ matrix[:, :2].T + matrix[:, 2]
+    a, b = talking.align(image, points), talking.align(turned, moved)
+    middle = slice(64, 192)
+    assert talking.psnr(a[middle, middle], b[middle, middle]) > 26
+    assert talking.psnr(a, a) == 100
+
+
+def test_a_hole_in_the_face_is_seen():
+    angle = np.linspace(0, 2 * np.pi, 40)
+    outline = 128 + 60 * np.stack([np.cos(angle), np.sin(angle)], 1)
+    weight = np.ones((64, 64), np.float32)
+    assert _hole(weight, outline) == 0
+    weight[30:34, 30:34] = 0
+    assert _hole(weight, outline) == pytest.approx(16 / (np.pi * 15**2), rel=0.15)
+
+
+def test_a_report_names_what_it_misses(tmp_path):
+    row = np.zeros((8, 16, 3), np.uint8)
+    Report({"source_psnr": 30.0, "frames_per_second": 1.0, "source_lpips_vgg": None}, [row, row]).write(
+        tmp_path / "r.json"
+    )
+    text = (tmp_path / "r.json").read_text()
+    assert '"missed": [\n  "frames_per_second"\n ]' in text
+    assert photo.load_image(tmp_path / "r.png").shape == (24, 16, 3)
+
+
+def test_blinks_start_and_end_open():
+    for mode in ("natural", "period"):
+        curve = blink_curve(mode, 200, 1)
+        assert curve.max() > 0.9 and curve.min() == 0 and curve[0] < 0.5
+    assert not blink_curve("none", 50, 0).any()
+
+
+def test_motion_needs_matching_lengths():
+    with pytest.raises(Exception, match="same t"):
+        avatar.Motion(np.zeros((3, 64)), np.zeros((2, 3)), np.zeros((3, 3)))
