@@ -6,14 +6,15 @@ with them under the loss of pre-training. The torso's networks and running stati
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from r3p.models.portrait import Portrait
+from r3p.models.portrait import Head, Portrait
+from r3p.models.superres import FusionOutput
 from r3p.stages import portrait as stage
 from r3p.state import apply_gradients, create, make_optimizer
 
@@ -98,7 +99,7 @@ def adapt(
         @jax.jit
         def step(state: Any, batch: Any, rng: Array) -> tuple[Any, dict[str, Array]]:
             def loss(params: Tree) -> tuple[Array, dict[str, Array]]:
-                head, frame = _frame(model, params, fixed, batch, rng)
+                head, frame = show(model, params, fixed, batch, rng)
                 return stage.frame_loss(head, frame, batch, LOSS)
 
             (total, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
@@ -116,8 +117,12 @@ def adapt(
     return {"params": jax.tree.map(np.asarray, params), **jax.tree.map(np.asarray, fixed)}, planes
 
 
-def _frame(model: Portrait, params: Tree, fixed: Tree, batch: Any, rng: Array) -> Any:
-    jitter, u = stage.jitter_and_u(model, 1, rng)
+def show(model: Portrait, params: Tree, fixed: Tree, batch: Any, rng: Array | None) -> tuple[Head, FusionOutput]:
+    """The targets of a batch of one portrait, drawn from free canonical planes.
+
+    params: `PARTS` and `canonical` [1, 3, h, w, c]; fixed: the other collections; rng: of the rays' jitter, or None.
+    """
+    jitter, u = (None, None) if rng is None else stage.jitter_and_u(model, len(batch["source"]), rng)
     variables = {"params": {k: params[k] for k in PARTS}, **fixed}
 
     def run(m: Portrait) -> Any:
@@ -131,4 +136,4 @@ def _frame(model: Portrait, params: Tree, fixed: Tree, batch: Any, rng: Array) -
         )
         return head, m.frame(cache, head, batch["source_keypoints"], batch["target_keypoints"])
 
-    return model.apply(variables, method=run)
+    return cast(tuple[Head, FusionOutput], model.apply(variables, method=run))

@@ -18,7 +18,7 @@ from r3p.matting import FACE_SKIN, HAIR, HEAD, TORSO, Layers
 from r3p.puppet_draw import FAR, Buffer, Surface, laid, sample, sample_list, window
 from r3p.puppet_inside import Inside
 from r3p.puppet_relief import build_relief
-from r3p.puppet_sample import STILL, draw_expression, draw_pose
+from r3p.puppet_sample import FACING, STILL, draw_expression, draw_pose
 from r3p.puppet_shape import EYES, OUTER_LIPS, Fitted, Shape, polygon
 from r3p.puppet_skin import Parts, Skin
 from r3p.puppet_texture import SCALE, closed_lids, enlarge, skin_sheet
@@ -220,7 +220,8 @@ class Puppet:
     # ---- examples
 
     def example(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """One teacher example; the source is always the photograph, and about one target in seven is it again.
+        """One teacher example; the source is always the photograph, and some targets are it again or
+        have its pose.
 
         source, torso, background, target, target_head uint8 [s, s, 3]; source_segmap, target_head_mask, target_mask,
         weight (16 = 1) uint8 [s, s]; {source, target}_camera [25], _keypoints [68, 3], _expression [64], _euler [3],
@@ -230,7 +231,8 @@ class Puppet:
         source_euler, source_trans = np.asarray(fit.euler, np.float64), np.asarray(fit.trans, np.float64)
         euler, trans, expression = source_euler, source_trans, np.asarray(fit.expression, np.float32)
         if rng.random() >= STILL:
-            euler, trans = draw_pose(rng, source_euler, source_trans)
+            if rng.random() >= FACING:
+                euler, trans = draw_pose(rng, source_euler, source_trans)
             expression = draw_expression(rng, self.head.names, expression)
         plain = self.shape.plain(expression)
         vertices = self.shape.settled(plain)

@@ -24,7 +24,8 @@ _OTHERS = {
     "cheekSquint": (0.2, 0.0, 0.4), "eyeSquint": (0.2, 0.0, 0.4), "eyeWide": (0.15, 0.0, 0.5),
     "noseSneer": (0.1, 0.0, 0.25),
 }  # fmt: skip
-STILL, BLINK, HALF_BLINK = 0.15, 0.25, 0.12  # shares of examples
+STILL, BLINK, HALF_BLINK = 0.12, 0.25, 0.12  # shares of examples
+FACING = 0.3  # of the rest: the source's pose with another expression, as most videos show it
 
 
 def _move(out: np.ndarray, names: list[str], unit: str, value: float, rng: np.random.Generator) -> None:
