@@ -227,8 +227,13 @@ def keypoints68(
     focal: Array | float = camera.FOCAL,
 ) -> Array:
     """iBUG's 68 points [.., 68, 3] as the networks take them: x right, y down in [-1, 1] image coordinates, z = 0."""
-    mesh = vertices(model, identity, expression)
-    flat = 2 * project(pose(gather(mesh, model.lm68_corners, model.lm68_weights), euler, trans), focal) - 1
+    # The points are linear in the coefficients: with bases of the points alone memory is that of the points.
+    mean, shapes, moves = (
+        gather(field, model.lm68_corners, model.lm68_weights)
+        for field in (model.mean, model.identity, model.expression)
+    )
+    points = mean + _combine(identity, shapes) + _combine(expression, moves)
+    flat = 2 * project(pose(points, euler, trans), focal) - 1
     xp = _namespace(flat)
     return xp.concatenate([flat, xp.zeros_like(flat[..., :1])], axis=-1)
 

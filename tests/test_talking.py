@@ -5,7 +5,7 @@ import pytest
 from r3p import avatar, photo
 from r3p.evaluate import talking
 from r3p.report import Report, _hole
-from r3p.talk import DEMO_PORTRAIT, blink_curve
+from r3p.talk import DEMO_PORTRAIT
 
 
 def test_correlation_finds_the_lag_and_ignores_gaps():
@@ -53,13 +53,6 @@ def test_a_report_names_what_it_misses(tmp_path):
     text = (tmp_path / "r.json").read_text()
     assert '"missed": [\n  "frames_per_second"\n ]' in text
     assert photo.load_image(tmp_path / "r.png").shape == (24, 16, 3)
-
-
-def test_blinks_start_and_end_open():
-    for mode in ("natural", "period"):
-        curve = blink_curve(mode, 200, 1)
-        assert curve.max() > 0.9 and curve.min() == 0 and curve[0] < 0.5
-    assert not blink_curve("none", 50, 0).any()
 
 
 def test_motion_needs_matching_lengths():

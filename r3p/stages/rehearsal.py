@@ -14,8 +14,7 @@ from ml_collections import ConfigDict
 
 from r3p import adapt
 from r3p.models import layers
-from r3p.stages import Batch, Stage
-from r3p.stages import portrait
+from r3p.stages import Batch, Stage, portrait
 from r3p.state import TrainState, apply_gradients, create, make_optimizer
 
 Array = jax.Array
