@@ -14,7 +14,7 @@ def get_config(mode: str = "small") -> ConfigDict:
     config.start = "r3p/assets/portrait.npz"
     config.seed = 7
     config.data = dict(size=256, pncc_size=192, length=80)  # length: steps with one portrait
-    config.loss = dict(raw=1.0, raw_mask=0.5, image=2.0, edges=1.0, torso=0.5, person=0.3, entropy=0.01)
+    config.loss = dict(raw=1.0, raw_mask=0.5, image=2.0, edges=1.0, torso=0.5, person=0.3, entropy=0.01, lpips=0.3)
     config.learning_rate = 1e-3
     config.warmup_steps = 50
     config.final_factor = 0.2

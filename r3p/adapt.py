@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from r3p import lpips
 from r3p.models.portrait import Head, Portrait
 from r3p.models.superres import FusionOutput
 from r3p.stages import portrait as stage
@@ -22,7 +23,7 @@ Array = jax.Array
 Tree = Any
 
 PARTS = ("adapter", "decoder", "superres")
-LOSS = dict(raw=1.0, raw_mask=0.5, image=2.0, edges=1.0, torso=0.5, person=0.3, entropy=0.01)
+LOSS = dict(raw=1.0, raw_mask=0.5, image=2.0, edges=1.0, torso=0.5, person=0.3, entropy=0.01, lpips=0.3)
 # Kernels stored with unit variance: they need larger steps for the same relative change.
 UNIT_VARIANCE = "^decoder|^superres/(block|head_torso_block)|^adapter/mix"
 AHEAD = 3  # examples drawn while a step computes
@@ -97,18 +98,18 @@ def adapt(
         optimizer = make_optimizer(config, params)
 
         @jax.jit
-        def step(state: Any, batch: Any, rng: Array) -> tuple[Any, dict[str, Array]]:
+        def step(state: Any, batch: Any, rng: Array, vgg: Any) -> tuple[Any, dict[str, Array]]:
             def loss(params: Tree) -> tuple[Array, dict[str, Array]]:
                 head, frame = show(model, params, fixed, batch, rng)
-                return stage.frame_loss(head, frame, batch, LOSS)
+                return stage.frame_loss(head, frame, batch, LOSS, (vgg, jax.random.fold_in(rng, 1)))
 
             (total, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
             return apply_gradients(state, grads, {}, optimizer, 0.95), {"loss": total, **metrics}
 
         state = create({"params": params}, optimizer)
-        rng = jax.random.key(seed, impl="rbg")
+        rng, vgg = jax.random.key(seed, impl="rbg"), lpips.load()
         for k, batch in enumerate(_examples(teacher, seed, steps)):
-            state, metrics = step(state, batch, jax.random.fold_in(rng, k))
+            state, metrics = step(state, batch, jax.random.fold_in(rng, k), vgg)
             if progress:
                 progress(k + 1, {name: float(value) for name, value in metrics.items()})
         params = state.average["params"]

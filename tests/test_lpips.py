@@ -6,9 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r3p.assets import is_present
 from r3p.errors import InputError
-from r3p.evaluate.lpips import STAGES, features, load, lpips
+from r3p.lpips import STAGES, features, load, lpips
 from r3p.photo import load_image
 
 CHANNELS = (3, 4, 4, 6, 6, 8, 8, 8, 8, 8, 8, 8, 8, 8)
@@ -90,7 +89,6 @@ def test_wrong_input(small, tmp_path):
         load(tmp_path / "other.npz")
 
 
-@pytest.mark.skipif(not is_present("lpips"), reason="optional: r3p assets --with lpips")
 def test_real_weights_order_changes_as_people_do(request):
     params = load()
     image = load_image(request.path.parent / "data" / "portrait.jpg")[60:180, 140:260]

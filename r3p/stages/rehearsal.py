@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from r3p import adapt
+from r3p import adapt, lpips
 from r3p.models import layers
 from r3p.stages import Batch, Stage, portrait
 from r3p.state import TrainState, apply_gradients, create, make_optimizer
@@ -27,6 +27,7 @@ def make(config: ConfigDict) -> Stage:
     from r3p.avatar import load_model
 
     model, start, _ = load_model(config.start)
+    vgg = lpips.load()
     weights = config.loss.to_dict()
     side = config.data.size
     if side != 4 * model.superres_fields["raw_resolution"]:
@@ -68,7 +69,7 @@ def make(config: ConfigDict) -> Stage:
 
         def loss(params: Any) -> tuple[Array, dict[str, Array]]:
             head, frame = adapt.show(model, params, fixed, batch, rng)
-            return portrait.frame_loss(head, frame, batch, weights)
+            return portrait.frame_loss(head, frame, batch, weights, (vgg, jax.random.fold_in(rng, 1)))
 
         (total, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
         after = apply_gradients(state, grads, state.model_state, optimizer, config.average_decay)

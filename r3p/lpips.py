@@ -1,6 +1,6 @@
 """LPIPS with VGG16 (Zhang et al. 2018, arXiv:1801.03924, version 0.1 "lin") as a pure function of its weights.
 
-The weights come from `r3p assets --with lpips`. As a metric it wants precision="highest"; as a training loss the
+The weights come from `r3p assets`. As a metric it wants precision="highest"; as a training loss the
 default precision and fewer stages do.
 """
 
@@ -35,7 +35,7 @@ def load(path: str | Path | None = None) -> Params:
             ]
             weights = [jnp.asarray(f[f"NetLinLayer_{k}/Conv_0/kernel"]).reshape(-1) for k in range(STAGES)]
     except (OSError, ValueError, KeyError) as e:
-        raise InputError(f"{path} does not hold LPIPS weights ({e}): run `r3p assets --with lpips`") from e
+        raise InputError(f"{path} does not hold LPIPS weights ({e}): run `r3p assets`") from e
     return {"convs": convs, "weights": weights}
 
 
