@@ -11,6 +11,7 @@ def base(stage: str) -> ConfigDict:
             seed=0,
             batch_size=1,
             steps=1000,
+            schedule_steps=0,  # where the learning rate ends its fall; 0 = at `steps`
             learning_rate=1e-3,
             warmup_steps=100,
             final_factor=0.02,

@@ -74,7 +74,7 @@ def get_config(mode: str = "small") -> ConfigDict:
     config.learning_rate_factors = (("^decoder|^superres/(block|head_torso_block)|^adapter/mix", 6.0),)
     config.beta2 = 0.98
     config.batch_size = 2
-    config.steps = 3600
+    config.steps, config.schedule_steps = 1340, 3600  # `configs/rehearsal.py` goes on from here
     if mode == "smoke":
         config.steps, config.batch_size, config.log_every, config.checkpoint_every, config.preview_every = 4, 1, 2, 4, 4
     elif mode != "small":

@@ -24,7 +24,7 @@ def get_config(mode: str = "small") -> ConfigDict:
         ("^decoder|^superres/(block|head_torso_block)|^adapter/mix", 6.0),
     )
     config.beta2 = 0.98
-    config.steps = 6000
+    config.steps = 5200
     if mode == "smoke":
         config.steps, config.data.length, config.log_every, config.checkpoint_every, config.preview_every = (
             4,

@@ -33,9 +33,13 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def make_schedule(config: ConfigDict) -> optax.Schedule:
-    """Linear warm-up over `warmup_steps`, then a cosine from `learning_rate` to `final_factor` of it at `steps`."""
+    """Linear warm-up over `warmup_steps`, then a cosine from `learning_rate` to `final_factor` of it at the end.
+
+    The end is `schedule_steps`, or `steps` where that is 0.
+    """
+    steps = config.get("schedule_steps", 0) or config.steps
     return optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, config.warmup_steps, config.steps, config.learning_rate * config.final_factor
+        0.0, config.learning_rate, config.warmup_steps, steps, config.learning_rate * config.final_factor
     )
 
 
