@@ -1,11 +1,12 @@
 """Adapting the pre-trained model to one portrait: its photograph is the teacher (`r3p.puppet`), for a bounded time.
 
 The canonical planes that image-to-plane proposes become free, and motion adapter, decoder and super-resolution learn
-with them under the loss of pre-training. The torso's networks and running statistics stay.
+with them under the loss of pre-training. How the torso moves and running statistics stay.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Protocol, cast
 
 import jax
@@ -17,15 +18,22 @@ from r3p import lpips
 from r3p.models.portrait import Head, Portrait
 from r3p.models.superres import FusionOutput
 from r3p.stages import portrait as stage
-from r3p.state import apply_gradients, create, make_optimizer
+from r3p.state import apply_gradients, create, make_optimizer, packing
 
 Array = jax.Array
 Tree = Any
 
 PARTS = ("adapter", "decoder", "superres")
 LOSS = dict(raw=1.0, raw_mask=0.5, image=2.0, edges=1.0, torso=0.5, person=0.3, entropy=0.01, lpips=0.3)
-# Kernels stored with unit variance: they need larger steps for the same relative change.
-UNIT_VARIANCE = "^decoder|^superres/(block|head_torso_block)|^adapter/mix"
+# Groups of parameters, and their share of the learning rate. Kernels stored with unit variance need larger steps for
+# the same relative change; how the torso moves is common to all people.
+GROUPS = (
+    ("^canonical", "canonical"),
+    ("^superres/torso/motion", "torso_motion"),
+    ("^superres/torso", "torso"),
+    ("^decoder|^superres/(block|head_torso_block)|^adapter/mix", "unit_variance"),
+)
+RATES = {"canonical": 30.0, "torso_motion": 0.0, "torso": 4.0, "unit_variance": 6.0}
 AHEAD = 3  # examples drawn while a step computes
 
 
@@ -53,14 +61,14 @@ def settings(steps: int) -> ConfigDict:
     """Optimiser settings of an adaptation of so many steps."""
     return ConfigDict(
         dict(
-            learning_rate=2e-3,
+            learning_rate=1e-3,
             warmup_steps=min(10, steps // 10),
             steps=steps,
             final_factor=0.05,
             beta1=0.9,
             beta2=0.98,
             clip_norm=1.0,
-            learning_rate_factors=(("^canonical", 10.0), ("^superres/torso", 0.0), (UNIT_VARIANCE, 4.0)),
+            learning_rate_factors=tuple((f"^{name}$", factor) for name, factor in RATES.items()),
         )
     )
 
@@ -95,24 +103,26 @@ def adapt(
     params = {"canonical": canonical, **{k: variables["params"][k] for k in PARTS}}
     if steps:
         config = settings(steps)
-        optimizer = make_optimizer(config, params)
+        pack, unpack = packing(params, GROUPS, "others")
+        vectors = pack(params)
+        optimizer = make_optimizer(config, vectors)
 
-        @jax.jit
+        @partial(jax.jit, donate_argnums=0)
         def step(state: Any, batch: Any, rng: Array, vgg: Any) -> tuple[Any, dict[str, Array]]:
             def loss(params: Tree) -> tuple[Array, dict[str, Array]]:
                 head, frame = show(model, params, fixed, batch, rng)
                 return stage.frame_loss(head, frame, batch, LOSS, (vgg, jax.random.fold_in(rng, 1)))
 
-            (total, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-            return apply_gradients(state, grads, {}, optimizer, 0.95), {"loss": total, **metrics}
+            (total, metrics), grads = jax.value_and_grad(loss, has_aux=True)(unpack(state.params))
+            return apply_gradients(state, pack(grads), {}, optimizer, 0.95), {"loss": total, **metrics}
 
-        state = create({"params": params}, optimizer)
+        state = create({"params": vectors}, optimizer)
         rng, vgg = jax.random.key(seed, impl="rbg"), lpips.load()
         for k, batch in enumerate(_examples(teacher, seed, steps)):
             state, metrics = step(state, batch, jax.random.fold_in(rng, k), vgg)
             if progress:
                 progress(k + 1, {name: float(value) for name, value in metrics.items()})
-        params = state.average["params"]
+        params = unpack(state.average["params"])
     params = dict(params)
     planes = np.asarray(params.pop("canonical"))
     return {"params": jax.tree.map(np.asarray, params), **jax.tree.map(np.asarray, fixed)}, planes

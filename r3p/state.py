@@ -1,7 +1,7 @@
 """What a training step carries, and how it is optimised: the only importer of optax."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -69,6 +69,40 @@ def label_by_pattern(params: Tree, patterns: Sequence[tuple[str, str]], default:
 def _first_name(params: Tree) -> str:
     path, _ = jax.tree_util.tree_flatten_with_path(params)[0][0]
     return "/".join(str(getattr(p, "key", p)) for p in path)
+
+
+def packing(
+    params: Tree, groups: Sequence[tuple[str, str]], rest: str
+) -> tuple[Callable[[Tree], dict[str, jax.Array]], Callable[[dict[str, jax.Array]], Tree]]:
+    """Functions from parameters to one vector a group and back: an optimiser then compiles to a few operations.
+
+    Differentiate with respect to the tree and pack its gradient; that of `unpack` would add a padded vector a leaf.
+
+    Args:
+      params: the tree, or its shapes.
+      groups: (regex, name): a parameter belongs to the first whose regex finds its path.
+      rest: name of the group of all others.
+    """
+    labels, leaves = jax.tree.leaves(label_by_pattern(params, groups, rest)), jax.tree.leaves(params)
+    structure = jax.tree.structure(params)
+    names = list(dict.fromkeys(labels))
+    members = {name: [k for k, label in enumerate(labels) if label == name] for name in names}
+
+    def pack(tree: Tree) -> dict[str, jax.Array]:
+        parts = jax.tree.leaves(tree)
+        return {name: jnp.concatenate([jnp.ravel(parts[k]) for k in members[name]]) for name in names}
+
+    def unpack(vectors: dict[str, jax.Array]) -> Tree:
+        out: list[Any] = [None] * len(leaves)
+        for name in names:
+            start = 0
+            for k in members[name]:
+                size, shape = leaves[k].size, leaves[k].shape
+                out[k] = vectors[name][start : start + size].reshape(shape)
+                start += size
+        return jax.tree.unflatten(structure, out)
+
+    return pack, unpack
 
 
 def make_optimizer(config: ConfigDict, params: Tree) -> optax.GradientTransformation:

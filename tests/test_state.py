@@ -38,3 +38,11 @@ def test_the_average_follows_the_parameters():
 def test_a_pattern_that_matches_nothing_is_an_error():
     with pytest.raises(InputError, match="kernle"):
         state.make_optimizer(settings(learning_rate_factors=(("kernle", 0),)), PARAMS)
+
+
+def test_packed_parameters_come_back():
+    pack, unpack = state.packing(PARAMS, (("^canonical", "planes"),), "others")
+    vectors = pack(PARAMS)
+    assert {k: v.shape for k, v in vectors.items()} == {"planes": (3,), "others": (4,)}
+    doubled = unpack(jax.tree.map(lambda v: 2 * v, vectors))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == 2 * b).all()), doubled, PARAMS))
