@@ -24,7 +24,7 @@ Array = jax.Array
 Tree = Any
 
 PARTS = ("adapter", "decoder", "superres")
-LOSS = dict(raw=1.0, raw_mask=0.5, image=2.0, edges=1.0, torso=0.5, person=0.3, entropy=0.01, lpips=0.3)
+LOSS = dict(raw=1.0, raw_mask=0.5, image=2.0, edges=1.0, torso=0.5, person=0.3, entropy=0.01, lpips=0.5)
 # Groups of parameters, and their share of the learning rate. Kernels stored with unit variance need larger steps for
 # the same relative change; how the torso moves is common to all people.
 GROUPS = (

@@ -285,7 +285,7 @@ class Puppet:
         }
 
     def _weight(self, posed: np.ndarray, head_mask: np.ndarray) -> np.ndarray:
-        """Loss weights uint8 [size, size], 16 = 1: lips, what is between them and eyes 6.5, other head 1.5."""
+        """Loss weights uint8 [size, size], 16 = 1: lips, what is between them and eyes 9.5, other head 1.5."""
         flat = project(self.head.landmarks(posed)) * self.size
         mask = np.zeros((self.size, self.size), np.uint8)
         for contours in (OUTER_LIPS, *EYES):
@@ -295,4 +295,4 @@ class Puppet:
         grown = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (grow, grow)))
         soft = cv2.GaussianBlur(np.asarray(grown, np.float32) / 255, (0, 0), self.size / 160)
         head = head_mask.astype(np.float32) / 255
-        return np.round(16 * (1 + 0.5 * head + 5 * soft * head)).astype(np.uint8)
+        return np.round(16 * (1 + 0.5 * head + 8 * soft * head)).astype(np.uint8)

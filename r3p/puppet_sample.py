@@ -25,6 +25,7 @@ _OTHERS = {
     "noseSneer": (0.1, 0.0, 0.25),
 }  # fmt: skip
 STILL, BLINK, HALF_BLINK = 0.12, 0.25, 0.12  # shares of examples
+SHUT = 0.25  # of expressions: a mouth at rest, which silence shows; a photograph that smiles does not
 FACING = 0.3  # of the rest: the source's pose with another expression, as most videos show it
 
 
@@ -39,11 +40,12 @@ def draw_expression(rng: np.random.Generator, names: list[str], source: np.ndarr
     out = source.astype(np.float64).copy()
     mouth = np.array([n.startswith(_MOUTH) for n in names])
     rest = np.array([n.startswith("rest") for n in names])
-    if rng.random() < 0.7:
-        out[mouth | rest] *= rng.beta(0.7, 0.7)
-    if rng.random() < 0.8:
+    shut = rng.random() < SHUT
+    if shut or rng.random() < 0.7:
+        out[mouth | rest] *= 0.0 if shut else rng.beta(0.7, 0.7)
+    if not shut and rng.random() < 0.8:
         out[names.index("jawOpen")] += 0.5 * rng.beta(1.0, 2.2)
-    for units in (_SPEECH, _OTHERS):
+    for units in (_OTHERS,) if shut else (_SPEECH, _OTHERS):
         for unit, (chance, least, most) in units.items():
             if rng.random() < chance:
                 _move(out, names, unit, rng.uniform(least, most), rng)

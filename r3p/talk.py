@@ -18,7 +18,7 @@ from r3p.errors import InputError
 ASSETS = Path(__file__).parent / "assets"
 DEMO_PORTRAIT, DEMO_SPEECH = ASSETS / "astronaut.jpg", ASSETS / "speech.wav"
 FPS = 25
-ADAPT_STEPS = 140
+ADAPT_STEPS = 150
 NOTICE = "synthetic video made by r3p from one photograph"
 
 
