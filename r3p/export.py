@@ -43,11 +43,11 @@ def read_run(workdir: Path) -> tuple[ConfigDict, TrainState]:
         checkpoints.close()
 
 
-def export_portrait(workdir: Path, out: Path, people: int) -> dict[str, Any]:
+def export_portrait(workdir: Path, out: Path, people: int, note: str = "") -> dict[str, Any]:
     """Writes the newest checkpoint's averaged weights (float16) with the model's fields and where they come from.
 
-    `people`: so many held-out synthetic people are measured (`r3p.evaluate.portrait`); 0 for none. Returns the
-    provenance. Raises InputError when `workdir` holds no such run.
+    `people`: so many held-out synthetic people are measured (`r3p.evaluate.portrait`); 0 for none. `note`: what the
+    command alone does not tell. Returns the provenance. Raises InputError when `workdir` holds no such run.
     """
     config, state = read_run(workdir)
     earlier: dict[str, Any] = {}
@@ -70,6 +70,8 @@ def export_portrait(workdir: Path, out: Path, people: int) -> dict[str, Any]:
         "data": "synthetic people of data_pipelines.people on a CC0 head; no photograph of anyone",
         "after": earlier,
     }
+    if note:
+        provenance["note"] = note
     if people:
         sizes = {"size": config.data.size, "pncc_size": config.data.pncc_size}
         measured = held_out(build(fields), variables, **sizes, count=people)
@@ -87,9 +89,10 @@ def main() -> int:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--people", type=int, default=0, help="held-out synthetic people to measure on")
+    parser.add_argument("--note", default="", help="goes into the provenance")
     args = parser.parse_args()
     try:
-        print(json.dumps(export_portrait(args.workdir, args.out, args.people), indent=1))
+        print(json.dumps(export_portrait(args.workdir, args.out, args.people, args.note), indent=1))
     except InputError as error:
         print(f"r3p export: {error}", file=sys.stderr)
         return 2
