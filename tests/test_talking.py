@@ -42,7 +42,7 @@ def test_a_hole_in_the_face_is_seen():
     weight = np.ones((64, 64), np.float32)
     assert _hole(weight, outline) == 0
     weight[30:34, 30:34] = 0
-    assert _hole(weight, outline) == pytest.approx(16 / (np.pi * 15**2), rel=0.15)
+    assert _hole(weight, outline) == pytest.approx(16 / (np.pi * 13.5**2), rel=0.15)
 
 
 def test_a_report_names_what_it_misses(tmp_path):
