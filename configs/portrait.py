@@ -7,6 +7,7 @@ python -m r3p.train --config configs/portrait.py:small --workdir ~/r3p_runs/smal
 from ml_collections import ConfigDict
 
 from configs import common
+from r3p.stages.portrait import UNIT_VARIANCE
 
 
 def small_model() -> dict:
@@ -70,8 +71,7 @@ def get_config(mode: str = "small") -> ConfigDict:
     config.data = dict(folder="people", size=256, pncc_size=192, count=0)
     config.loss = dict(raw=1.0, raw_mask=0.5, image=2.0, edges=1.0, torso=0.5, person=0.3, entropy=0.01)
     config.learning_rate = 1.5e-3
-    # Kernels that are stored with unit variance need larger steps for the same relative change.
-    config.learning_rate_factors = (("^decoder|^superres/(block|head_torso_block)|^adapter/mix", 6.0),)
+    config.learning_rate_factors = ((UNIT_VARIANCE, 6.0),)
     config.beta2 = 0.98
     config.batch_size = 2
     config.steps, config.schedule_steps = 1340, 3600  # `configs/rehearsal.py` goes on from here

@@ -6,6 +6,8 @@ python -m r3p.train --config configs/rehearsal.py:small --workdir ~/r3p_runs/reh
 from ml_collections import ConfigDict
 
 from configs import common
+from r3p import adapt
+from r3p.stages.portrait import UNIT_VARIANCE
 
 
 def get_config(mode: str = "small") -> ConfigDict:
@@ -14,15 +16,11 @@ def get_config(mode: str = "small") -> ConfigDict:
     config.start = "r3p/assets/portrait.npz"
     config.seed = 7
     config.data = dict(size=256, pncc_size=192, length=80)  # length: steps with one portrait
-    config.loss = dict(raw=1.0, raw_mask=0.5, image=2.0, edges=1.0, torso=0.5, person=0.3, entropy=0.01, lpips=0.5)
+    config.loss = dict(adapt.LOSS)
     config.learning_rate = 1e-3
     config.warmup_steps = 50
     config.final_factor = 0.2
-    # The planes' steps are those of an adaptation; kernels stored with unit variance need larger ones than others.
-    config.learning_rate_factors = (
-        ("^canonical", 25.0),
-        ("^decoder|^superres/(block|head_torso_block)|^adapter/mix", 6.0),
-    )
+    config.learning_rate_factors = (("^canonical", 25.0), (UNIT_VARIANCE, 6.0))
     config.beta2 = 0.98
     config.steps, config.schedule_steps = 5600, 6400
     if mode == "smoke":

@@ -5,10 +5,11 @@ split into layers, head fitted, and its puppet (`r3p.puppet`) shows it from othe
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
 import numpy as np
 
+from data_pipelines.ahead import draw_ahead
 from data_pipelines.people import People
 from r3p import avatar
 from r3p.detect import FaceFinder
@@ -16,7 +17,6 @@ from r3p.errors import InputError
 from r3p.puppet import Puppet
 
 PHOTOGRAPH = 512  # pixels
-_AHEAD = 4  # steps drawn ahead
 
 
 class Puppets:
@@ -61,10 +61,4 @@ def batches(
         batch = {key: np.stack([e[key] for e in examples]) for key in keys}
         return batch | {"place": np.full(batch_size, 0 if step == first_step else place / length, np.float32)}
 
-    with ThreadPoolExecutor(1) as pool:  # one thread, so that a person is drawn once
-        waiting = [pool.submit(draw, first_step + k) for k in range(_AHEAD)]
-        step = first_step + _AHEAD
-        while True:
-            yield waiting.pop(0).result()
-            waiting.append(pool.submit(draw, step))
-            step += 1
+    yield from draw_ahead(draw, count(first_step))

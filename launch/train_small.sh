@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes r3p/assets/portrait.npz, the embedded default, from nothing: launch/train_small.sh FOLDER
-# About three hours on two CPU cores. Everything lies in FOLDER; an interrupted run goes on where it stopped.
+# A few hours on two CPU cores. Everything lies in FOLDER; an interrupted run goes on where it stopped.
 set -euo pipefail
 folder=${1:?usage: launch/train_small.sh FOLDER}
 cd "$(dirname "$0")/.."

@@ -4,8 +4,7 @@ The canonical planes that image-to-plane proposes become free, and motion adapte
 with them under the loss of pre-training. How the torso moves and running statistics stay.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol, cast
 
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from data_pipelines.ahead import draw_ahead
 from r3p import lpips
 from r3p.models.portrait import Head, Portrait
 from r3p.models.superres import FusionOutput
@@ -25,36 +25,23 @@ Tree = Any
 
 PARTS = ("adapter", "decoder", "superres")
 LOSS = dict(raw=1.0, raw_mask=0.5, image=2.0, edges=1.0, torso=0.5, person=0.3, entropy=0.01, lpips=0.5)
-# Groups of parameters, and their share of the learning rate. Kernels stored with unit variance need larger steps for
-# the same relative change; how the torso moves is common to all people.
+# Groups of parameters, and their share of the learning rate; how the torso moves is common to all people.
 GROUPS = (
     ("^canonical", "canonical"),
     ("^superres/torso/motion", "torso_motion"),
     ("^superres/torso", "torso"),
-    ("^decoder|^superres/(block|head_torso_block)|^adapter/mix", "unit_variance"),
+    (stage.UNIT_VARIANCE, "unit_variance"),
 )
 RATES = {"canonical": 30.0, "torso_motion": 0.0, "torso": 4.0, "unit_variance": 6.0}
-AHEAD = 3  # examples drawn while a step computes
 
 
 class Teacher(Protocol):
-    """Whatever gives examples: a photograph, synthetic people."""
+    """Whatever gives examples of one portrait; `source` is the part of them that never changes."""
+
+    source: dict[str, np.ndarray]
 
     def example(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One example, see `r3p.stages.portrait.KEYS`."""
-
-
-def _examples(teacher: Teacher, seed: int, count: int) -> Iterator[dict[str, np.ndarray]]:
-    def draw(index: int) -> dict[str, np.ndarray]:
-        example = teacher.example(np.random.default_rng([seed, index]))
-        return {k: example[k][None] for k in stage.KEYS}
-
-    with ThreadPoolExecutor(1) as pool:
-        waiting = [pool.submit(draw, k) for k in range(min(AHEAD, count))]
-        for k in range(count):
-            if k + AHEAD < count:
-                waiting.append(pool.submit(draw, k + AHEAD))
-            yield waiting.pop(0).result()
 
 
 def settings(steps: int) -> ConfigDict:
@@ -95,8 +82,7 @@ def adapt(
     Returns:
       The variables without image-to-plane, and the canonical planes [1, 3, h, w, c].
     """
-    source = next(_examples(teacher, seed, 1))
-    photograph, classes = jnp.asarray(source["source"]), jnp.asarray(source["source_segmap"])
+    photograph, classes = (jnp.asarray(teacher.source[k][None]) for k in ("source", "source_segmap"))
     image = stage.head_image(photograph, classes, model.source_size)
     canonical = jax.jit(lambda v, x: model.apply(v, x, method="canonical"))(variables, image)
     fixed = {name: {k: tree[k] for k in PARTS if k in tree} for name, tree in variables.items() if name != "params"}
@@ -118,7 +104,12 @@ def adapt(
 
         state = create({"params": vectors}, optimizer)
         rng, vgg = jax.random.key(seed, impl="rbg"), lpips.load()
-        for k, batch in enumerate(_examples(teacher, seed, steps)):
+
+        def draw(index: int) -> dict[str, np.ndarray]:
+            example = teacher.example(np.random.default_rng([seed, index]))
+            return {k: example[k][None] for k in stage.KEYS}
+
+        for k, batch in enumerate(draw_ahead(draw, range(steps))):
             state, metrics = step(state, batch, jax.random.fold_in(rng, k), vgg)
             if progress:
                 progress(k + 1, {name: float(value) for name, value in metrics.items()})

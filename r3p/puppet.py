@@ -93,7 +93,7 @@ class Puppet:
         self.torso = Torso(
             self.shape, image, layers, self.landmarks, rest, self.skin.neck, self.skin.sheet, self.head.arrays["static"]
         )
-        self._still = self._source()
+        self.source = self._source()
 
     def _relief_mask(self) -> np.ndarray:
         """[s, s] bool: the head, but for what of its skin lies about the jaw: there the mesh's own outline holds."""
@@ -239,7 +239,7 @@ class Puppet:
         drawn = self._compose(vertices, euler, trans)
         shown = vertices @ rotation(euler).T + trans
         return (
-            self._still
+            self.source
             | self._known("target", plain, expression, euler, trans)
             | {
                 "target": drawn["image"],

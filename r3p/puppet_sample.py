@@ -64,6 +64,11 @@ def draw_expression(rng: np.random.Generator, names: list[str], source: np.ndarr
     return np.clip(out, -0.3, 1.2).astype(np.float32)
 
 
+def turned(euler: np.ndarray, trans: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """trans [3] of a head that turns on its neck from a pose (euler [3], trans [3]) to the angles `turn` [3]."""
+    return rotation(euler) @ PIVOT + trans - rotation(turn) @ PIVOT
+
+
 def draw_pose(rng: np.random.Generator, euler: np.ndarray, trans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """euler [3], trans [3] near a source pose: within LIMIT of the frontal view and MOST_TURN of the source.
 
@@ -73,5 +78,4 @@ def draw_pose(rng: np.random.Generator, euler: np.ndarray, trans: np.ndarray) ->
     high = np.maximum(np.minimum(LIMIT, euler + MOST_TURN), euler)
     spread = np.clip(rng.normal(euler, 0.45 * LIMIT), low, high) if rng.random() < 0.5 else rng.uniform(low, high)
     shift = rng.normal(0, (0.04, 0.03, 0.08))
-    neck = rotation(euler) @ PIVOT + trans
-    return spread, neck - rotation(spread) @ PIVOT + shift
+    return spread, turned(euler, trans, spread) + shift

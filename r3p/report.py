@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.phonemes import CLOSED, PHONE_NAMES, SILENCE, mouth_track
-from r3p import avatar, camera, face, lpips, motion, photo, video
+from r3p import avatar, camera, face, fit, lpips, motion, photo, video
 from r3p.detect import FaceFinder
 from r3p.evaluate import talking
 from r3p.puppet import Puppet
-from r3p.puppet_sample import PIVOT
+from r3p.puppet_sample import turned
+from r3p.talk import track_video
 
 Array = np.ndarray
 
@@ -73,20 +74,20 @@ def make(person: avatar.Avatar, photograph: Path, movie: Path, phones: Path, fig
     """
     finder = FaceFinder()
     report = Report({**figures, "frame_size": person.size}, [])
-    _speech(report, movie, phones, finder)
+    frames = list(video.read_frames(movie))
+    seen = talking.track(frames, finder)
+    _speech(report, frames, seen, phones)
     image = photo.load_image(photograph)
     crop, layers, fitted = avatar.find_portrait(image, finder, name=str(photograph))
     puppet = Puppet(crop.image, crop.landmarks, fitted, layers, size=person.size)
-    _likeness(report, crop.image, movie, finder)
+    _likeness(report, crop, frames, seen)
     _orbit(report, person, finder)
     _driven(report, person, puppet, finder)
     report.figures["weights"] = avatar.load_model()[2].get("provenance", {})
     return report
 
 
-def _speech(report: Report, movie: Path, phones: Path, finder: FaceFinder) -> None:
-    frames = list(video.read_frames(movie))
-    seen = talking.track(frames, finder)
+def _speech(report: Report, frames: list[Array], seen: talking.Track, phones: Path) -> None:
     spoken = json.loads(phones.read_text())["phones"]
     names = list(face.load_face_model().expression_names)
     truth, phone = mouth_track([p for p, _ in spoken], np.array([t for _, t in spoken]), len(frames), names)
@@ -116,26 +117,22 @@ def _render(person: avatar.Avatar, expression: Array, poses: motion.Poses) -> li
     return list(avatar.frames(person, avatar.Motion(expression.astype(np.float32), poses.euler, poses.trans)))
 
 
-def _likeness(report: Report, photograph: Array, movie: Path, finder: FaceFinder) -> None:
+def _likeness(report: Report, crop: photo.Crop, frames: list[Array], seen: talking.Track) -> None:
     """The best aligned of the first 25 frames, which have the photograph's pose, against the photograph."""
-    theirs = talking.align(photograph, finder.find(photograph).landmarks[:, :2])
-    frames = list(video.read_frames(movie, max_frames=25))
-    points = talking.track(frames, finder).landmarks
-    ours = [talking.align(f, p) for f, p in zip(frames, points, strict=True) if p is not None]
+    theirs = talking.align(crop.image, crop.landmarks[:, :2])
+    known = [(f, p) for f, p in zip(frames[:25], seen.landmarks, strict=False) if p is not None]
+    ours = [talking.align(f, p) for f, p in known]
     best = max(ours, key=lambda image: talking.psnr(image, theirs))
     report.figures["source_psnr"] = talking.psnr(best, theirs)
     x, y = (jnp.asarray(v[None], jnp.float32) / 127.5 - 1 for v in (best, theirs))
     report.figures["source_lpips_vgg"] = float(lpips.lpips(lpips.load(), x, y, precision="highest")[0])
-    report.rows.append(video.side_by_side([photograph, frames[0], theirs, best], 256))
+    report.rows.append(video.side_by_side([crop.image, frames[0], theirs, best], 256))
 
 
 def _orbit(report: Report, person: avatar.Avatar, finder: FaceFinder) -> None:
-    turned = [camera.rotation(np.array([0, yaw, 0])) @ camera.rotation(person.euler) for yaw in _ORBIT]
-    euler = np.array(
-        [[np.arctan2(m[2, 1], m[2, 2]), -np.arcsin(m[2, 0]), np.arctan2(m[1, 0], m[0, 0])] for m in turned]
-    )
-    neck = camera.rotation(person.euler) @ PIVOT + person.trans
-    trans = np.array([neck - m @ PIVOT for m in turned])
+    start = camera.rotation(person.euler)
+    euler = np.array([fit.euler_of(camera.rotation(np.array([0, yaw, 0])) @ start) for yaw in _ORBIT])
+    trans = np.array([turned(person.euler, person.trans, e) for e in euler])
     shots = _render(person, np.tile(person.expression, (len(euler), 1)), motion.Poses(euler, trans))
     seen = talking.track((f.image for f in shots), finder)
     holes = [_hole(f.weight, p) for f, p in zip(shots, seen.landmarks, strict=True) if p is not None]
@@ -157,15 +154,12 @@ def _hole(weight: Array, landmarks: Array) -> float:
 
 
 def _driven(report: Report, person: avatar.Avatar, puppet: Puppet, finder: FaceFinder) -> None:
-    from r3p.talk import track_video
-
     t = np.arange(75) / 25
     names = puppet.head.names
     expression = np.tile(person.expression, (len(t), 1)) * np.array([not n.startswith(("jaw", "mouth")) for n in names])
     expression[:, names.index("jawOpen")] = 0.17 * (1 - np.cos(2 * np.pi * 1.7 * t)) * (0.6 + 0.4 * np.sin(3.1 * t))
     euler = np.tile(person.euler, (len(t), 1)) + np.outer(np.radians(14) * np.sin(2 * np.pi * t / 3), [0, 1, 0])
-    neck = camera.rotation(person.euler) @ PIVOT + person.trans
-    trans = np.array([neck - camera.rotation(e) @ PIVOT for e in euler])
+    trans = np.array([turned(person.euler, person.trans, e) for e in euler])
     theirs = [puppet.render(e, r, s, segmap=False)["image"] for e, r, s in zip(expression, euler, trans, strict=True)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "driver.mp4"

@@ -23,6 +23,8 @@ from r3p.state import TrainState, apply_gradients, create, make_optimizer
 Array = jax.Array
 
 HEAD_CLASSES = (1, 3, 5)  # hair, face skin, others
+# Kernels stored with unit variance need larger steps than others for the same relative change.
+UNIT_VARIANCE = "^decoder|^superres/(block|head_torso_block)|^adapter/mix"
 # What of an example goes to the device.
 KEYS = (
     "source", "source_segmap", "torso", "background", "target", "target_head", "target_head_mask", "target_mask",

@@ -13,12 +13,18 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from r3p import adapt, lpips
+from r3p.errors import InputError
 from r3p.models import layers
 from r3p.stages import Batch, Stage, portrait
 from r3p.state import TrainState, apply_gradients, create, make_optimizer
 
 Array = jax.Array
 FROZEN = "image_to_plane"  # its parameters' place in the model state
+
+
+def _collections(state: TrainState) -> dict[str, Any]:
+    """Running statistics and constants."""
+    return {k: v for k, v in state.model_state.items() if k != FROZEN}
 
 
 def make(config: ConfigDict) -> Stage:
@@ -31,12 +37,14 @@ def make(config: ConfigDict) -> Stage:
     weights = config.loss.to_dict()
     side = config.data.size
     if side != 4 * model.superres_fields["raw_resolution"]:
-        raise ValueError(f"data.size is {side}: the model's frames have {4 * model.superres_fields['raw_resolution']}")
+        wanted = 4 * model.superres_fields["raw_resolution"]
+        raise InputError(
+            f"data.size is {side}, but the model's frames have {wanted} pixels a side: set data.size={wanted}"
+        )
 
     def canonical(state: Any, batch: Batch) -> Array:
         image = portrait.head_image(batch["source"][:1], batch["source_segmap"][:1], model.source_size)
-        collections = {k: v for k, v in state.model_state.items() if k != FROZEN}
-        variables = {"params": {"img2plane": state.model_state[FROZEN]}, **collections}
+        variables = {"params": {"img2plane": state.model_state[FROZEN]}, **_collections(state)}
         return cast(Array, model.apply(variables, image, method="canonical"))
 
     def init_variables() -> Any:
@@ -65,7 +73,7 @@ def make(config: ConfigDict) -> Stage:
             params=state.params | {"canonical": planes},
             opt_state=jax.tree_util.tree_map_with_path(forget, state.opt_state),
         )
-        fixed = {k: v for k, v in state.model_state.items() if k != FROZEN}
+        fixed = _collections(state)
 
         def loss(params: Any) -> tuple[Array, dict[str, Array]]:
             head, frame = adapt.show(model, params, fixed, batch, rng)
@@ -80,7 +88,7 @@ def make(config: ConfigDict) -> Stage:
 
     @jax.jit
     def predict(state: TrainState, batch: Batch) -> Any:
-        fixed = {k: v for k, v in state.model_state.items() if k != FROZEN}
+        fixed = _collections(state)
         head, frame = adapt.show(model, state.params, fixed, batch, None)
         return head.rgb, frame.rgb, frame.torso.rgb
 
