@@ -116,9 +116,11 @@ def rays(camera: Array, resolution: int) -> tuple[Array, Array]:
     fx, fy, skew, cx, cy = (intrinsics[..., i, j, None] for i, j in ((0, 0), (1, 1), (0, 1), (0, 2), (1, 2)))
     y = (v - cy) / fy
     x = (u - cx - skew * y) / fx
-    toward = xp.stack([x, y, xp.ones_like(x)], axis=-1)
-    directions = _rotate(pose[:, None, :3, :3], toward)
-    directions = directions / xp.sqrt((directions * directions).sum(-1, keepdims=True))
+    # Component by component: a sum over an axis of three after another one is compiled wrongly by XLA:CPU of jax 0.10.2
+    # from 105 pixels a side on.
+    toward = [pose[:, k, 0, None] * x + pose[:, k, 1, None] * y + pose[:, k, 2, None] for k in range(3)]
+    length = xp.sqrt(toward[0] * toward[0] + toward[1] * toward[1] + toward[2] * toward[2])
+    directions = xp.stack([t / length for t in toward], axis=-1)
     return xp.broadcast_to(pose[:, None, :3, 3], directions.shape), directions
 
 

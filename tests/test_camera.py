@@ -101,3 +101,11 @@ def test_rays_match_the_golden_case(case):
     origins, directions = camera.rays(inputs["camera"], 32)
     parity.check(case, meta, recorded, "ray_origins", origins)
     parity.check(case, meta, recorded, "ray_directions", directions)
+
+
+@pytest.mark.parametrize("resolution", [64, 105, 128])
+def test_compiled_rays_are_those_of_numpy(resolution):
+    cam = camera.from_pose(np.float32([[0.1, 0.2, 0.05]]), np.zeros((1, 3), np.float32))
+    mine = jax.jit(camera.rays, static_argnums=1)(cam, resolution)
+    for a, b in zip(mine, camera.rays(cam, resolution), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
