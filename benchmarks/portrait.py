@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from configs.portrait import small_model
 from r3p import camera
 from r3p.avatar import build
+from r3p.stages.portrait import init_variables
 
 REPEATS = 5
 
@@ -42,17 +43,6 @@ def parts(model: Any, variables: Any, size: int, pncc_size: int) -> dict[str, tu
     }
 
 
-def initialise(model: Any, size: int, pncc_size: int) -> Any:
-    """Random variables."""
-    image = jnp.zeros((1, model.source_size, model.source_size, 3))
-    picture, points = jnp.zeros((1, size, size, 3)), jnp.zeros((1, 68, 3))
-    inputs = (
-        image, jnp.zeros((1, pncc_size, pncc_size, 9)), camera.from_pose(jnp.zeros((1, 3)), jnp.zeros((1, 3))),
-        picture, picture, jnp.zeros((1, size, size, 6)), points, points,
-    )  # fmt: skip
-    return jax.jit(model.init)(jax.random.key(0, impl="rbg"), *inputs)
-
-
 def clock(function: Callable[..., Any], *arguments: Any) -> tuple[float, float]:
     """Seconds of the first call, which compiles, and the least of the later ones."""
 
@@ -69,8 +59,8 @@ def main() -> None:
     parser.add_argument("only", nargs="*", help="parts to time")
     args = parser.parse_args()
     model = build(small_model())
-    size, pncc_size = 4 * model.superres_fields["raw_resolution"], 192
-    variables = initialise(model, size, pncc_size)
+    size, pncc_size = model.frame_size, 192
+    variables = jax.jit(lambda rng: init_variables(model, size, pncc_size, rng))(jax.random.key(0, impl="rbg"))
     print(f"{'part':20} {'forward':>9} {'gradient':>9} {'compiling':>10}   on {jax.devices()[0].device_kind}")
     for name, (function, inputs) in parts(model, variables, size, pncc_size).items():
         if args.only and name not in args.only:

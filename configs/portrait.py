@@ -11,7 +11,7 @@ from r3p.stages.portrait import UNIT_VARIANCE
 
 
 def small_model() -> dict:
-    """Fields of `r3p.models.portrait.Portrait`: 256^2 frames from 64^2 rays, planes of 96^2 x 16."""
+    """Fields of `r3p.models.portrait.Portrait`: 256^2 frames from 128^2 rays, planes of 192^2 x 16."""
     return dict(
         source_size=192,
         img2plane_fields=dict(
@@ -38,27 +38,30 @@ def small_model() -> dict:
         decoder_fields=dict(hidden=48, features=32),
         superres_fields=dict(
             widths=(32, 16),
-            raw_resolution=64,
+            raw_resolution=128,
+            up=1,
             style_width=32,
             background_width=16,
             fuse_width=24,
             torso_fields=dict(
-                appearance_widths=(16, 32, 48),
-                volume_channels=8,
+                appearance_widths=(24, 48, 96),
+                volume_channels=24,
                 volume_depth=4,
                 appearance_residuals=1,
                 compressed_channels=4,
                 motion_widths=(16, 24, 32, 48),
                 head_width=12,
                 head_residuals=1,
-                generator_widths=(48, 32, 16),
+                generator_widths=(96, 48, 24),
                 generator_residuals=1,
                 refiner_widths=(8, 8),
                 mask_dilation=3,
             ),
         ),
-        coarse=16,
-        fine=16,
+        double_planes=True,
+        coarse=10,
+        fine=8,
+        box=(0.9, 1.0, 0.62),  # hair included
         shared_limits=False,
         chunk=2048,
     )  # fmt: skip

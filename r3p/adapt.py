@@ -96,7 +96,7 @@ def adapt(
         @partial(jax.jit, donate_argnums=0)
         def step(state: Any, batch: Any, rng: Array, vgg: Any) -> tuple[Any, dict[str, Array]]:
             def loss(params: Tree) -> tuple[Array, dict[str, Array]]:
-                head, frame = show(model, params, fixed, batch, rng)
+                (head, frame), _ = show(model, params, fixed, batch, rng)
                 return stage.frame_loss(head, frame, batch, LOSS, (vgg, jax.random.fold_in(rng, 1)))
 
             (total, metrics), grads = jax.value_and_grad(loss, has_aux=True)(unpack(state.params))
@@ -119,23 +119,29 @@ def adapt(
     return {"params": jax.tree.map(np.asarray, params), **jax.tree.map(np.asarray, fixed)}, planes
 
 
-def show(model: Portrait, params: Tree, fixed: Tree, batch: Any, rng: Array | None) -> tuple[Head, FusionOutput]:
-    """The targets of a batch of one portrait, drawn from free canonical planes.
+def show(
+    model: Portrait, params: Tree, fixed: Tree, batch: Any, rng: Array | None, *, train: bool = False
+) -> tuple[tuple[Head, FusionOutput], Tree]:
+    """The targets of a batch, drawn from free canonical planes.
 
-    params: `PARTS` and `canonical` [1, 3, h, w, c]; fixed: the other collections; rng: of the rays' jitter, or None.
+    params: `PARTS` and `canonical` [b, 3, h, w, c], or [1, ...] for one portrait in all rows; fixed: the other
+    collections; rng: of the rays' jitter, or None; train: with the batch's statistics. Returns the head and the frame,
+    and the collections that `train` changed.
     """
     jitter, u = (None, None) if rng is None else stage.jitter_and_u(model, len(batch["source"]), rng)
     variables = {"params": {k: params[k] for k in PARTS}, **fixed}
 
     def run(m: Portrait) -> Any:
         pncc = stage.pncc_stack(batch["pncc_canonical"], batch["pncc_source"], batch["pncc_target"])
-        planes = m.fuse(params["canonical"], m.motion(pncc))
+        planes = m.fuse(params["canonical"], m.motion(pncc, train=train))
         head = m.head(planes, batch["target_camera"], jitter=jitter, u=u)
         cache = m.encode(
             stage.to_float(batch["torso"]),
             stage.to_float(batch["background"]),
             jax.nn.one_hot(batch["source_segmap"], 6, dtype=jnp.float32),
+            train=train,
         )
-        return head, m.frame(cache, head, batch["source_keypoints"], batch["target_keypoints"])
+        return head, m.frame(cache, head, batch["source_keypoints"], batch["target_keypoints"], train=train)
 
-    return cast(tuple[Head, FusionOutput], model.apply(variables, method=run))
+    rngs = {"dropout": jax.random.fold_in(rng, 2)} if train and rng is not None else None
+    return cast(Any, model.apply(variables, method=run, mutable=list(fixed) if train else [], rngs=rngs))

@@ -164,7 +164,7 @@ def prepare(
     crop, layers, fitted = find_portrait(
         image, finder or FaceFinder(), name=name, face_area=face_area, face_index=face_index, background=background
     )
-    size = 4 * model.superres_fields["raw_resolution"]
+    size = model.frame_size
     puppet = Puppet(crop.image, crop.landmarks, fitted, layers, size=size, pncc_size=meta["pncc_size"])
     figures: dict[str, float] = {"steps": steps, "fit_error_px": float(fitted.error) * CROP_SIZE}
 

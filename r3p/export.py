@@ -50,12 +50,12 @@ def export_portrait(workdir: Path, out: Path, people: int, note: str = "") -> di
     command alone does not tell. Returns the provenance. Raises InputError when `workdir` holds no such run.
     """
     config, state = read_run(workdir)
-    earlier: dict[str, Any] = {}
-    if config.stage == "portrait":
-        variables, fields = state.variables(averaged=True), config.model.to_dict()
-    else:
-        _, _, meta = load_model(config.start)
-        variables, fields, earlier = rehearsal.variables(state), meta["fields"], meta["provenance"]
+    variables, fields, earlier = state.variables(averaged=True), config.model.to_dict(), {}
+    if config.stage == "rehearsal":
+        variables = rehearsal.variables(state)
+        if config.start:
+            meta = load_model(config.start)[2]
+            fields, earlier = meta["fields"], meta["provenance"]
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     last = [r["psnr"] for r in rows if r["step"] > int(state.step) - 400]
     provenance = {
@@ -64,7 +64,7 @@ def export_portrait(workdir: Path, out: Path, people: int, note: str = "") -> di
         "seed": int(config.seed),
         "steps": int(state.step),
         "batch_size": int(config.batch_size),
-        "hardware": f"{jax.device_count()} {jax.devices()[0].platform} device, {platform.machine()}",
+        "hardware": f"{jax.device_count()} {jax.devices()[0].device_kind} device, {platform.machine()}",
         "jax": jax.__version__,
         "training_psnr_last_400_steps": round(float(np.mean(last)), 2),
         "data": "synthetic people of data_pipelines.people on a CC0 head; no photograph of anyone",

@@ -34,14 +34,15 @@ class Rendering(NamedTuple):
     valid: Array  # [b, r, 1], whether the ray meets the box
 
 
-def ray_limits(origins: Array, directions: Array, box_warp: float = 1.0) -> tuple[Array, Array]:
-    """Where rays [b, r, 3] enter and leave the box -> near, far [b, r]; (-1, -2) for rays that miss it.
+def ray_limits(origins: Array, directions: Array, box: float | tuple[float, float, float] = 1.0) -> tuple[Array, Array]:
+    """Where rays [b, r, 3] enter and leave a box about the origin -> near, far [b, r]; (-1, -2) for rays that miss it.
 
-    The slab test; constants to differentiation.
+    The slab test; constants to differentiation. `box`: the side of a cube, or the sides along x, y and z.
     """
     origins, directions = jax.lax.stop_gradient((origins, directions))
     inverse = 1 / directions
-    side = jnp.where(inverse < 0, -box_warp / 2, box_warp / 2)
+    half = jnp.asarray(box, directions.dtype) / 2
+    side = jnp.where(inverse < 0, -half, half)
     enter, leave = (-side - origins) * inverse, (side - origins) * inverse
     near, far = enter[..., 0], leave[..., 0]
     valid = jnp.ones(near.shape, bool)
@@ -288,6 +289,7 @@ def render(
     jitter: Array | None = None,
     u: Array | None = None,
     box_warp: float = 1.0,
+    box: tuple[float, float, float] | None = None,
     white_back: bool = False,
     shared_limits: bool = True,
     chunk: int = 1024,
@@ -303,6 +305,8 @@ def render(
       jitter: [b, r, coarse] in [0, 1), see `stratified_depths`; None for none.
       u: [b, r, fine] in [0, 1], see `importance_depths`; None spaces them evenly.
       box_warp: side of the cube that the planes span.
+      box: sides, along x, y and z, of the box in which rays are sampled; None = that cube. What is known to be empty
+        need not be sampled.
       white_back: whether what is left of a ray's weight is white instead of black.
       shared_limits: whether missed rays and the range of depths take the whole batch's limits, as the official code
         does, or each image its own.
@@ -314,7 +318,7 @@ def render(
     _check_planes(planes)
     if coarse < (4 if fine else 2):
         raise InputError(f"coarse is {coarse}, but needs at least 4 samples before an importance pass, 2 without one")
-    near, far, valid = repair_missed(*ray_limits(origins, directions, box_warp), shared=shared_limits)
+    near, far, valid = repair_missed(*ray_limits(origins, directions, box or box_warp), shared=shared_limits)
     rays = (origins, directions, near, far, jitter, u if fine else None)
     b, r = near.shape
     chunk = min(chunk, r)

@@ -19,6 +19,7 @@ ASSETS = Path(__file__).parent / "assets"
 DEMO_PORTRAIT, DEMO_SPEECH = ASSETS / "astronaut.jpg", ASSETS / "speech.wav"
 FPS = 25
 ADAPT_STEPS = 150
+_FROM_PHOTOGRAPH = np.array([1, 0.74, 0.26], np.float32)  # of its expression, in the first frames of speech
 NOTICE = "synthetic video made by r3p from one photograph"
 
 
@@ -182,7 +183,7 @@ def poses(
 
 
 def speak(sound: np.ndarray | None, args: argparse.Namespace, person: avatar.Avatar) -> np.ndarray:
-    """Speech to expression [t, 64]; what speech does not move keeps the photograph's expression."""
+    """Speech to expression [t, 64], out of the photograph's; what speech does not move keeps that."""
     from r3p import speech_motion
 
     assert sound is not None
@@ -192,7 +193,10 @@ def speak(sound: np.ndarray | None, args: argparse.Namespace, person: avatar.Ava
     )
     names = list(face.load_face_model().expression_names)
     kept = np.array([n.startswith(("brow", "cheek", "eyeSquint", "eyeLook", "eyeWide")) for n in names])
-    return spoken + np.where(kept, person.expression, 0).astype(np.float32)
+    spoken = spoken + np.where(kept, person.expression, 0).astype(np.float32)
+    start = spoken[: len(_FROM_PHOTOGRAPH)]
+    start += _FROM_PHOTOGRAPH[: len(start), None] * (person.expression - start)
+    return spoken
 
 
 def blink_curve(mode: str, length: int, seed: int) -> np.ndarray:

@@ -34,7 +34,7 @@ def held_out(
     head's mask.
     """
     people = People(seed, size, pncc_size, per_person=1)
-    raw = model.superres_fields["raw_resolution"]
+    raw = model.raw_resolution
 
     @jax.jit
     def turned(batch: Any) -> Any:
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"r3p evaluate: {error}", file=sys.stderr)
         return 2
-    side = 4 * model.superres_fields["raw_resolution"]
+    side = model.frame_size
     figures = held_out(model, variables, size=side, pncc_size=meta["pncc_size"], count=args.count)
     print(json.dumps(figures, indent=1))
     return 0

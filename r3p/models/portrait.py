@@ -15,6 +15,7 @@ from flax.core import FrozenDict
 from r3p import camera as cameras
 from r3p import render
 from r3p.errors import InputError
+from r3p.models import layers
 from r3p.models.decoder import Decoder
 from r3p.models.img2plane import ImageToPlanes
 from r3p.models.motion_adapter import MotionAdapter
@@ -41,7 +42,9 @@ class Portrait(nn.Module):
       source_size: side of the image that `canonical` wants.
       img2plane_fields, adapter_fields, decoder_fields, superres_fields: of `ImageToPlanes`, `MotionAdapter`, `Decoder`,
         and `TorsoSuperResolution` or `SuperResolution`.
-      coarse, fine, box_warp, shared_limits, chunk: of `r3p.render.render`.
+      double_planes: whether planes have twice the sides of what image-to-plane and adapter give, which is enlarged:
+        planes that are adapted to a portrait then hold more of it, at the same cost of both networks.
+      coarse, fine, box_warp, box, shared_limits, chunk: of `r3p.render.render`.
       dtype: in which the networks compute; rays and compositing stay float32.
     """
 
@@ -52,9 +55,11 @@ class Portrait(nn.Module):
     adapter_fields: Mapping[str, Any] = FrozenDict()
     decoder_fields: Mapping[str, Any] = FrozenDict()
     superres_fields: Mapping[str, Any] = FrozenDict()
+    double_planes: bool = False
     coarse: int = 48
     fine: int = 48
     box_warp: float = 1.0
+    box: tuple[float, float, float] | None = None
     shared_limits: bool = True
     chunk: int = 1024
     dtype: Any = jnp.float32
@@ -73,12 +78,29 @@ class Portrait(nn.Module):
             have, need = ("has", "without") if self.torso else ("has no", "with")
             raise InputError(f"this portrait model {have} torso; build it {need} one (torso={wanted}) for this method")
 
+    @property
+    def frame_size(self) -> int:
+        """Side of finished frames in pixels."""
+        fields = self.superres_fields
+        return 2 * fields.get("up", 2) * self.raw_resolution
+
+    @property
+    def raw_resolution(self) -> int:
+        """Rays along a side of a frame."""
+        return self.superres_fields.get("raw_resolution", 128)
+
+    def _enlarged(self, planes: Array) -> Array:
+        if not self.double_planes:
+            return planes
+        *rest, h, w, c = planes.shape
+        return layers.upsample2d(planes.reshape(-1, h, w, c)).reshape(*rest, 2 * h, 2 * w, c)
+
     # ------------------------------------------------------------------ once a portrait
     def canonical(
         self, image: Array, alpha: Array | None = None, camera: Array | None = None, *, train: bool = False
     ) -> Array:
         """Canonical tri-planes [b, 3, h, w, c] of the head on black [b, source_size, source_size, 3] in [-1, 1]."""
-        return self.img2plane(image, alpha, camera, train=train)
+        return self._enlarged(self.img2plane(image, alpha, camera, train=train))
 
     def encode(self, torso_image: Array, background: Array, segmap: Array, *, train: bool = False) -> FusionCache:
         """What a portrait's torso and background give to every frame, see `TorsoSuperResolution.encode`."""
@@ -88,7 +110,7 @@ class Portrait(nn.Module):
     # ------------------------------------------------------------------ once a frame
     def motion(self, pncc: Array, *, train: bool = False) -> Array:
         """Motion diff-planes for PNCC images [b, p, p, 9] (canonical, source, target) in [-1, 1]."""
-        return self.adapter(pncc, train=train)
+        return self._enlarged(self.adapter(pncc, train=train))
 
     def fuse(self, canonical: Array, motion: Array) -> Array:
         """Planes of a frame; `canonical` may be of batch 1 for several frames."""
@@ -111,7 +133,7 @@ class Portrait(nn.Module):
           resolution: rays along a side; None = the super-resolution's raw resolution.
           jitter, u: [b, resolution**2, coarse] and [b, resolution**2, fine], see `r3p.render.render`.
         """
-        side = self.superres.raw_resolution if resolution is None else resolution
+        side = self.raw_resolution if resolution is None else resolution
         if self.is_initializing():
             self.decoder(planes[:, 0, 0, 0])  # makes the parameters, which are read outside of the module below
         decoder, variables = self.decoder.unbind()
@@ -128,6 +150,7 @@ class Portrait(nn.Module):
             jitter=jitter,
             u=u,
             box_warp=self.box_warp,
+            box=self.box,
             shared_limits=self.shared_limits,
             chunk=self.chunk,
         )
@@ -143,14 +166,14 @@ class Portrait(nn.Module):
         *,
         train: bool = False,
     ) -> FusionOutput:
-        """The finished frame [b, 4 raw, 4 raw, 3] with head, torso and background; key points [b, 68, 3]."""
+        """The finished frame [b, frame_size, frame_size, 3] with head, torso and background; key points [b, 68, 3]."""
         self._check_torso(True)
         return self.superres.decode(
             cache, head.rgb, head.feature, head.weight, source_keypoints, target_keypoints, train=train
         )
 
     def enlarge(self, head: Head) -> Array:
-        """The finished frame of a model without torso: [b, 4 raw, 4 raw, 3], not clamped."""
+        """The finished frame of a model without torso: [b, frame_size, frame_size, 3], not clamped."""
         self._check_torso(False)
         return self.superres(head.rgb, head.feature)
 

@@ -1,6 +1,7 @@
 """Super-resolution: of the head alone, and of head, torso and background fused (HTB-SR of Real3D-Portrait).
 
-Resolutions: `raw` is what the volume renderer gives, `mid` = 2 raw where the parts are fused, the image is 4 raw.
+Resolutions: `raw` is what the volume renderer gives, `mid` = `up` raw (2 as released) where the parts are fused, the
+image is 2 mid.
 Shapes: b batch, h height, w width, c channels, s the style's width.
 """
 
@@ -94,15 +95,16 @@ def _to_raw(x: Array, resolution: int) -> Array:
 
 
 class SuperResolution(nn.Module):
-    """Head super-resolution: raw image and feature image -> image of four times the raw resolution.
+    """Head super-resolution: raw image and feature image -> image of 2 `up` times the raw resolution.
 
     Args of the call: rgb [b, h, w, 3] in about [-1, 1] and features [b, h, w, c], resized (antialiased) to
     `raw_resolution` when they differ from it; w styles [s] or [b, s], None = constant ones as released.
-    Returns rgb [b, 4 raw, 4 raw, 3], not clamped.
+    Returns rgb [b, 2 mid, 2 mid, 3], not clamped.
     """
 
     widths: tuple[int, int] = (256, 128)
     raw_resolution: int = 128
+    up: int = 2
     style_width: int = 512
     constant_noise: bool = False
     dtype: Any = jnp.float32
@@ -111,8 +113,8 @@ class SuperResolution(nn.Module):
     def __call__(self, rgb: Array, features: Array, w: Array | None = None) -> Array:
         w = _style(w, self.style_width)
         x, rgb = _to_raw(features, self.raw_resolution), _to_raw(rgb, self.raw_resolution)
-        for i, width in enumerate(self.widths):
-            x, rgb = SynthesisBlock(width, 2, self.constant_noise, self.dtype, name=f"block{i}")(x, rgb, w)
+        for i, (width, up) in enumerate(zip(self.widths, (self.up, 2), strict=True)):
+            x, rgb = SynthesisBlock(width, up, self.constant_noise, self.dtype, name=f"block{i}")(x, rgb, w)
         return rgb
 
 
@@ -182,7 +184,7 @@ class FusionCache(NamedTuple):
 
 
 class FusionOutput(NamedTuple):
-    """Image [b, 4 raw, 4 raw, 3] (not clamped), what the torso model said, and the masks [b, mid, mid, 1] used."""
+    """Image [b, 2 mid, 2 mid, 3] (not clamped), what the torso model said, and the masks [b, mid, mid, 1] used."""
 
     rgb: Array
     torso: TorsoOutput
@@ -201,6 +203,7 @@ class TorsoSuperResolution(nn.Module):
     torso_fields: Mapping[str, Any] = FrozenDict()
     widths: tuple[int, int] = (256, 128)
     raw_resolution: int = 128
+    up: int = 2
     style_width: int = 512
     fuse: Fuse = "v2"
     threshold: float = 0.9
@@ -214,7 +217,7 @@ class TorsoSuperResolution(nn.Module):
             raise InputError(f"fuse mode {self.fuse!r} is unknown: choose v1, v2, v3 or concat")
         width = self.widths[0]
         self.torso = TorsoModel(**self.torso_fields, dtype=self.dtype)
-        self.block0 = SynthesisBlock(width, dtype=self.dtype)
+        self.block0 = SynthesisBlock(width, self.up, dtype=self.dtype)
         self.block1 = SynthesisBlock(self.widths[1], dtype=self.dtype)
         self.torso_encoder = PartedConv(width, 1, (self.torso.generator_widths[-1],), dtype=self.dtype)
         self.background_encoder = ConvStack((self.background_width, width, width), dtype=self.dtype)
@@ -237,7 +240,7 @@ class TorsoSuperResolution(nn.Module):
           segmap: [b, h', w', 6] one-hot (or soft) classes of the source image.
           train: batch statistics in the normalisation layers.
         """
-        mid = (2 * self.raw_resolution,) * 2
+        mid = (self.up * self.raw_resolution,) * 2
         torso_image = layers.resize(torso_image, mid, antialias=True)
         background = layers.resize(background, mid, antialias=True)
         last = len(self.person_background.inputs) - 1
@@ -269,7 +272,7 @@ class TorsoSuperResolution(nn.Module):
           train: batch statistics in the normalisation layers, and the fixed threshold in mode v3.
         """
         w = _style(w, self.style_width)
-        raw, mid = self.raw_resolution, (2 * self.raw_resolution,) * 2
+        raw, mid = self.raw_resolution, (self.up * self.raw_resolution,) * 2
         rgb, features = _to_raw(rgb, raw), _to_raw(features, raw)
         alpha = layers.resize(lax.stop_gradient(weights), mid)
         head = layers.resize(lax.stop_gradient(rgb), mid)

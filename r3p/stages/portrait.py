@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from r3p import losses, lpips, sharding
+from r3p import camera, losses, lpips, sharding
 from r3p.models import layers
 from r3p.models.portrait import Head, Portrait
 from r3p.models.superres import FusionOutput
@@ -50,7 +50,7 @@ def pncc_stack(canonical: Array, source: Array, target: Array) -> Array:
 
 def jitter_and_u(model: Portrait, batch_size: int, rng: Array) -> tuple[Array, Array | None]:
     """Random sample positions for training: `r3p.render.render`'s jitter and u."""
-    rays = model.superres_fields["raw_resolution"] ** 2
+    rays = model.raw_resolution**2
     a, b = jax.random.split(rng)
     u = jax.random.uniform(b, (batch_size, rays, model.fine)) if model.fine else None
     return jax.random.uniform(a, (batch_size, rays, model.coarse)), u
@@ -62,6 +62,8 @@ def frame_loss(
     batch: Batch,
     weights: Mapping[str, float],
     perceptual: tuple[lpips.Params, Array] | None = None,
+    *,
+    patch: int = 64,
 ) -> tuple[Array, dict[str, Array]]:
     """The loss of a rendered frame against its teacher.
 
@@ -70,6 +72,7 @@ def frame_loss(
       batch: u8 images of the teacher (see `KEYS`), weight in sixteenths.
       weights: of each term: raw, raw_mask, image, edges, torso, person, entropy, lpips.
       perceptual: LPIPS's parameters and an rng, when that term is wanted.
+      patch: side of the piece of the face that LPIPS sees, pixels; the frame's for all of it.
 
     Returns:
       The weighted sum, and each term with the image's PSNR in dB.
@@ -94,7 +97,7 @@ def frame_loss(
     }
     if perceptual is not None:
         params, rng = perceptual
-        terms["lpips"] = losses.patch_lpips(params, frame.rgb, target, batch["target_keypoints"], rng)
+        terms["lpips"] = losses.patch_lpips(params, frame.rgb, target, batch["target_keypoints"], rng, size=patch)
     total = sum((weights[name] * value for name, value in terms.items()), jnp.zeros(()))
     return total, {**terms, "psnr": losses.psnr(jnp.clip(frame.rgb, -1, 1), target)}
 
@@ -134,32 +137,39 @@ def example_shapes(size: int, pncc_size: int) -> dict[str, jax.ShapeDtypeStruct]
     return out
 
 
+def init_variables(model: Portrait, size: int, pncc_size: int, rng: Array) -> Any:
+    """Fresh variables of a model for examples of these sizes."""
+    batch = {k: jnp.zeros((1, *s.shape), s.dtype) for k, s in example_shapes(size, pncc_size).items()}
+    # The camera of a frontal head, so that the initial pass's rays are well defined.
+    frontal = jnp.zeros((1, 3))
+    images = (
+        head_image(batch["source"], batch["source_segmap"], model.source_size),
+        pncc_stack(*(batch[f"pncc_{k}"] for k in ("canonical", "source", "target"))),
+        camera.from_pose(frontal, frontal),
+        to_float(batch["torso"]),
+        to_float(batch["background"]),
+        jax.nn.one_hot(batch["source_segmap"], 6),
+        batch["source_keypoints"],
+        batch["target_keypoints"],
+    )
+    # Behind a barrier: the compiler would compute the whole network's answer to constants.
+    return model.init({"params": rng}, *jax.lax.optimization_barrier(images))
+
+
 def make(config: ConfigDict) -> Stage:
     """The stage from its config (`configs/portrait.py`)."""
     from data_pipelines import portrait as data
 
     model = Portrait(**config.model.to_dict())
-    shapes = example_shapes(config.data.size, config.data.pncc_size)
     weights = config.loss.to_dict()
-    blank = {k: jnp.zeros((1, *s.shape), s.dtype) for k, s in shapes.items()}
-    # The camera of a frontal head, so that rays of the initial pass are well defined.
-    frontal = jnp.zeros((1, 3))
 
-    def init_variables(rng: Array) -> Any:
-        from r3p import camera
+    def initialise(rng: Array) -> Any:
+        return init_variables(model, config.data.size, config.data.pncc_size, rng)
 
-        batch = blank | {"target_camera": camera.from_pose(frontal, frontal)}
-        images = (head_image(batch["source"], batch["source_segmap"], model.source_size),
-                  pncc_stack(*(batch[f"pncc_{k}"] for k in ("canonical", "source", "target"))), batch["target_camera"],
-                  to_float(batch["torso"]), to_float(batch["background"]), jax.nn.one_hot(batch["source_segmap"], 6),
-                  batch["source_keypoints"], batch["target_keypoints"])  # fmt: skip
-        # Behind a barrier: the compiler would compute the whole network's answer to constants.
-        return model.init({"params": rng}, *jax.lax.optimization_barrier(images))
-
-    optimizer = make_optimizer(config, jax.eval_shape(init_variables, jax.random.key(0))["params"])
+    optimizer = make_optimizer(config, jax.eval_shape(initialise, jax.random.key(0))["params"])
 
     def init(rng: Array) -> TrainState:
-        return create(init_variables(rng), optimizer)
+        return create(initialise(rng), optimizer)
 
     def step(state: TrainState, batch: Batch, rng: Array) -> tuple[TrainState, dict[str, Array]]:
         def loss(params: Any) -> tuple[Array, Any]:
