@@ -15,7 +15,8 @@ def base(stage: str) -> ConfigDict:
             learning_rate=1e-3,
             warmup_steps=100,
             final_factor=0.02,
-            learning_rate_factors=(),
+            learning_rate_factors=(),  # (regex of parameters' names, factor)
+            steady=(),  # those of the regexes whose parameters keep their rate
             beta1=0.9,
             beta2=0.99,
             clip_norm=1.0,

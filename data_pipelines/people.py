@@ -144,7 +144,9 @@ class People:
         background = draw_background(rng, self.size)
         poses = [self.pose(rng, False)]
         poses.append(self.pose(rng, True, poses[0]))
-        expressions = [draw_expression(rng, self.head, calm=rng.random() < 0.75), draw_expression(rng, self.head)]
+        smile = rng.uniform(0.3, 1.0) if rng.random() < 0.4 else 0.0
+        source = draw_expression(rng, self.head, calm=rng.random() < 0.75, smile=smile)
+        expressions = [source, draw_expression(rng, self.head)]
         if same_expression:
             expressions[1] = expressions[0]
         out: dict[str, np.ndarray] = {"background": background, "identity": person.identity.astype(np.float32)}

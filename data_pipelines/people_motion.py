@@ -30,13 +30,19 @@ VISEMES: list[tuple[tuple[float, float], dict[str, float]]] = [
 ]
 
 
+_PHOTOGRAPHED = {"mouthSmile": 0.85, "mouthUpperUp": 0.5, "mouthLowerDown": 0.5, "cheekSquint": 0.5, "jawOpen": 0.12}
+
+
 def draw_identity(rng: np.random.Generator, count: int, spread: float = 0.9, limit: float = 2.2) -> np.ndarray:
     """Identity weights float32 [count], normal and clipped, in standard deviations."""
     return np.clip(rng.normal(0, spread, count), -limit, limit).astype(np.float32)
 
 
-def draw_expression(rng: np.random.Generator, head: Head, calm: bool = False) -> np.ndarray:
-    """Expression weights float32 [64]: a mouth shape of speech, gestures, lids, gaze. `calm` is nearly neutral."""
+def draw_expression(rng: np.random.Generator, head: Head, calm: bool = False, smile: float = 0.0) -> np.ndarray:
+    """Expression weights float32 [64]: a mouth shape of speech, gestures, lids, gaze. `calm` is nearly neutral.
+
+    smile: how broad a smile for the photographer goes on top, 0 to 1; it shows teeth.
+    """
     units: dict[str, float] = {}
 
     def add(name: str, value: float) -> None:
@@ -65,6 +71,9 @@ def draw_expression(rng: np.random.Generator, head: Head, calm: bool = False) ->
                 add(name, value)
     if rng.random() < 0.2:
         add("mouthSmile", rng.beta(1.5, 1.5) * 0.9 * (0.6 if calm else 1.0))
+    if smile:
+        for name, value in _PHOTOGRAPHED.items():
+            add(name, smile * value * rng.uniform(0.6, 1.0))
     for name, limit in SINGLE.items():
         if rng.random() < 0.08:
             add(name, limit * rng.beta(1.2, 2.0) * scale)

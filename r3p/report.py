@@ -135,7 +135,11 @@ def _orbit(report: Report, person: avatar.Avatar, finder: FaceFinder) -> None:
     trans = np.array([turned(person.euler, person.trans, e) for e in euler])
     shots = _render(person, np.tile(person.expression, (len(euler), 1)), motion.Poses(euler, trans))
     seen = talking.track((f.image for f in shots), finder)
-    holes = [_hole(f.weight, p) for f, p in zip(shots, seen.landmarks, strict=True) if p is not None]
+    holes = [
+        _hole(f.weight, p * len(f.weight) / person.size)
+        for f, p in zip(shots, seen.landmarks, strict=True)
+        if p is not None
+    ]
     report.figures |= {
         "orbit_face_found": seen.found,
         "orbit_yaw_corr": abs(talking.best_correlation(seen.yaw, np.sin(_ORBIT), 0)[0]),
@@ -145,9 +149,9 @@ def _orbit(report: Report, person: avatar.Avatar, finder: FaceFinder) -> None:
 
 
 def _hole(weight: Array, landmarks: Array) -> float:
-    """Share of rays inside of the face that go through it; landmarks [k, 2] in frame pixels, of which a ray has 4x4."""
+    """Share of rays inside of the face that go through it; weight [r, r], landmarks [k, 2] in its pixels."""
     side = len(weight)
-    outline = cv2.convexHull((landmarks / 4).astype(np.float32))
+    outline = cv2.convexHull(landmarks.astype(np.float32))
     outline = outline.mean(0) + 0.9 * (outline - outline.mean(0))  # the edge itself is soft
     inside = cv2.fillConvexPoly(np.zeros((side, side), np.uint8), np.round(outline).astype(np.int32), (1,)) > 0
     return float((weight[inside] < 0.5).mean())

@@ -108,19 +108,24 @@ def packing(
 def make_optimizer(config: ConfigDict, params: Tree) -> optax.GradientTransformation:
     """Adam with global-norm clipping; `config.learning_rate_factors` are (regex, factor), a factor of 0 freezes.
 
-    The clip norm covers what is trained only.
+    What the regexes of `config.steady` name keeps its learning rate, whatever the schedule does. The clip norm covers
+    what is trained only.
     """
     factors = [(pattern, float(factor)) for pattern, factor in config.get("learning_rate_factors", ())]
-    labels = label_by_pattern(params, [(pattern, str(factor)) for pattern, factor in factors], "1.0")
+    steady = config.get("steady", ())
+    groups = [(pattern, (factor, pattern in steady)) for pattern, factor in factors]
+    labels = label_by_pattern(params, [(pattern, str(group)) for pattern, group in groups], str((1.0, False)))
     schedule = make_schedule(config)
 
-    def adam(factor: float) -> optax.GradientTransformation:
+    def adam(factor: float, steady: bool) -> optax.GradientTransformation:
         if factor == 0:
             return optax.set_to_zero()
-        return optax.adam(lambda step: factor * schedule(step), b1=config.beta1, b2=config.beta2)
+        rate = factor * config.learning_rate if steady else lambda step: factor * schedule(step)
+        return optax.adam(rate, b1=config.beta1, b2=config.beta2)
 
-    transforms = {str(factor): adam(factor) for factor in {1.0, *(factor for _, factor in factors)}}
-    frozen = jax.tree.map(lambda label: float(label) == 0, labels)
+    transforms = {str(group): adam(*group) for group in {(1.0, False), *(group for _, group in groups)}}
+    still = {str(group) for _, group in groups if group[0] == 0}
+    frozen = jax.tree.map(lambda label: label in still, labels)
     return optax.chain(
         optax.masked(optax.set_to_zero(), frozen),
         optax.clip_by_global_norm(config.clip_norm),

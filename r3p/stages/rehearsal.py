@@ -49,7 +49,7 @@ def make(config: ConfigDict) -> Stage:
     weights = config.loss.to_dict()
     distil, perceptual = weights.pop("distil"), weights.pop("lpips")
     ramp = config.perceptual_from, max(config.perceptual_full, config.perceptual_from + 1)
-    side = config.data.size
+    side, train = config.data.size, config.batch_statistics
     if side != model.frame_size:
         wanted = model.frame_size
         raise InputError(
@@ -59,7 +59,7 @@ def make(config: ConfigDict) -> Stage:
     def propose(params: Any, rest: Any, batch: Batch) -> Any:
         image = portrait.head_image(batch["source"], batch["source_segmap"], model.source_size)
         variables = {"params": {"img2plane": params["img2plane"]}, **rest}
-        return model.apply(variables, image, method="canonical", train=True, mutable=list(rest))
+        return model.apply(variables, image, method="canonical", train=train, mutable=list(rest) if train else [])
 
     def init_variables(rng: Array) -> Any:
         tree = portrait.init_variables(model, config.data.size, config.data.pncc_size, rng) if start is None else start
@@ -82,8 +82,9 @@ def make(config: ConfigDict) -> Stage:
 
         def loss(params: Any) -> tuple[Array, Any]:
             proposal, rest = propose(params, state.model_state, batch)
+            rest = {**state.model_state, **rest}
             planes = jnp.where(place == 0, proposal, params[PLANES])
-            (head, frame), rest = adapt.show(model, {**params, PLANES: planes}, rest, batch, rng, train=True)
+            (head, frame), rest = adapt.show(model, {**params, PLANES: planes}, rest, batch, rng, train=train)
             total, metrics = portrait.frame_loss(
                 head, frame, batch, terms, (vgg, jax.random.fold_in(rng, 1)), patch=config.perceptual_size
             )
