@@ -49,7 +49,7 @@ class Checkpoints:
         try:
             return self._checkpointer.load_pytree(step, abstract)
         except (ValueError, KeyError, TypeError) as error:
-            reason = error.__cause__ or error
+            reason = str(error.__cause__ or error).split("\n")[0][:200]
             raise InputError(f"checkpoint {step} does not fit this config ({reason}): use another --workdir") from error
 
     def close(self) -> None:

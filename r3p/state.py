@@ -113,19 +113,19 @@ def make_optimizer(config: ConfigDict, params: Tree) -> optax.GradientTransforma
     """
     factors = [(pattern, float(factor)) for pattern, factor in config.get("learning_rate_factors", ())]
     steady = config.get("steady", ())
-    groups = [(pattern, (factor, pattern in steady)) for pattern, factor in factors]
-    labels = label_by_pattern(params, [(pattern, str(group)) for pattern, group in groups], str((1.0, False)))
+    groups = [(pattern, f"{factor} steady" if pattern in steady else str(factor)) for pattern, factor in factors]
+    labels = label_by_pattern(params, groups, "1.0")
     schedule = make_schedule(config)
 
-    def adam(factor: float, steady: bool) -> optax.GradientTransformation:
+    def adam(group: str) -> optax.GradientTransformation:
+        factor = float(group.split()[0])
         if factor == 0:
             return optax.set_to_zero()
-        rate = factor * config.learning_rate if steady else lambda step: factor * schedule(step)
+        rate = factor * config.learning_rate if "steady" in group else lambda step: factor * schedule(step)
         return optax.adam(rate, b1=config.beta1, b2=config.beta2)
 
-    transforms = {str(group): adam(*group) for group in {(1.0, False), *(group for _, group in groups)}}
-    still = {str(group) for _, group in groups if group[0] == 0}
-    frozen = jax.tree.map(lambda label: label in still, labels)
+    transforms = {group: adam(group) for group in {"1.0", *(group for _, group in groups)}}
+    frozen = jax.tree.map(lambda group: float(group.split()[0]) == 0, labels)
     return optax.chain(
         optax.masked(optax.set_to_zero(), frozen),
         optax.clip_by_global_norm(config.clip_norm),

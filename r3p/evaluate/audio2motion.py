@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.out:
         provenance = {
             "commands": [
-                "python -m data_pipelines.speech --out DIR --utterances 1100 --seed 1",
+                "python -m data_pipelines.speech --out DIR --utterances 3300 --seed 1",
                 "python -m r3p.train --config configs/audio2motion.py:small --set data.path=DIR/speech.npz",
             ],
             "data": "synthetic speech of flite's voices slt, rms, kal16; held out: voice awb and other sentences",
