@@ -234,6 +234,24 @@ def test_shapes():
     assert out.rgb.shape == (2, 64, 64, 3)
 
 
+def test_larger_planes_and_finer_rays():
+    finer = TORSO | {"raw_resolution": 32, "up": 1}
+    model = Portrait(**TINY, superres_fields=finer, double_planes=True, box=(1.0, 1.0, 0.6))
+    assert (model.raw_resolution, model.frame_size) == (32, 64)
+    arguments = example(b=1)
+    variables = jax.eval_shape(model.init, jax.random.key(0), *arguments)
+    head, out = jax.eval_shape(model.apply, variables, *arguments)
+    assert head.rgb.shape == (1, 32, 32, 3) and out.rgb.shape == (1, 64, 64, 3)
+    plain = Portrait(**TINY, superres_fields=finer)
+    shapes = [
+        jax.eval_shape(functools.partial(m.apply, method=method), variables, x).shape
+        for method, x in (("canonical", arguments[0]), ("motion", arguments[1]))
+        for m in (plain, model)
+    ]
+    for small, large in (shapes[:2], shapes[2:]):
+        assert large == (*small[:2], 2 * small[2], 2 * small[3], small[4])
+
+
 @pytest.mark.slow
 def test_tiny_trains_and_caches_agree():
     model = Portrait(**TINY, superres_fields=TORSO)

@@ -238,6 +238,25 @@ def test_own_limits_keep_images_independent():
         np.testing.assert_allclose(a[0], b[0], atol=1e-6)
 
 
+def test_rays_may_be_sampled_in_a_smaller_box():
+    origins, directions = jnp.array([[[0.1, 0, 2]]]), jnp.array([[[0.0, 0, -1]]])
+    near, far = render.ray_limits(origins, directions, (1.0, 1.0, 0.5))
+    np.testing.assert_allclose([near[0, 0], far[0, 0]], [1.75, 2.25], atol=1e-6)
+    near, far = render.ray_limits(origins, directions, (0.1, 1.0, 0.5))  # the ray passes beside it
+    assert far[0, 0] < near[0, 0]
+    # What is known to be empty adds nothing: a slab of density within the box, seen with as many samples.
+    planes, _, origins, directions = small(b=1)
+
+    def slab(features):
+        return jnp.ones((*features.shape[:-1], 4)), features[..., :1] * 0 + 3.0
+
+    whole, part = (
+        render.render(planes, slab, origins, directions, coarse=64, fine=0, box=box).weight
+        for box in (None, (1.0, 1.0, 0.5))
+    )
+    assert (part < whole).all() and (part > 0).all()
+
+
 def test_camera_gets_a_gradient():
     planes, decoder, _, _ = small(b=1)
 

@@ -29,6 +29,21 @@ def test_a_factor_scales_the_step_and_zero_freezes():
     assert (frozen.params["canonical"] != 1).all()
 
 
+def test_what_is_steady_keeps_its_rate_while_the_others_fall():
+    def distances(steps):
+        config = settings(learning_rate_factors=(("^canonical", 0.5),), steady=("^canonical",))
+        optimizer = state.make_optimizer(config, PARAMS)
+        now = state.create({"params": PARAMS}, optimizer)
+        for _ in range(steps):
+            before = now.params
+            now = state.apply_gradients(now, jax.tree.map(jnp.ones_like, PARAMS), {}, optimizer, 0.5)
+        return jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), now.params, before)
+
+    first, last = distances(1), distances(10)
+    assert last["canonical"] == pytest.approx(first["canonical"], rel=1e-3)
+    assert last["net"]["kernel"] < 0.2 * first["net"]["kernel"]
+
+
 def test_the_average_follows_the_parameters():
     after = one_step(settings())
     assert jnp.allclose(after.average["params"]["canonical"], 0.1 + 0.9 * after.params["canonical"])
