@@ -1,6 +1,6 @@
-"""The small default: every inference network, trained together on synthetic people.
+"""The small model, every inference network trained together on synthetic people; `configs/rehearsal.py` does better.
 
-python -m data_pipelines.people --out ~/r3p_data/people --count 3072 --seed 1
+python -m data_pipelines.people --out ~/r3p_data/people --count 2048 --seed 1
 python -m r3p.train --config configs/portrait.py:small --workdir ~/r3p_runs/small --set data.folder=~/r3p_data/people
 """
 
@@ -68,7 +68,7 @@ def small_model() -> dict:
 
 
 def get_config(mode: str = "small") -> ConfigDict:
-    """`small`: the shipped default. `smoke`: the same in a few steps."""
+    """`small`: for the shipped default's model. `smoke`: the same in a few steps."""
     config = common.base("portrait")
     config.model = small_model()
     config.data = dict(folder="people", size=256, pncc_size=192, count=0)
@@ -77,7 +77,7 @@ def get_config(mode: str = "small") -> ConfigDict:
     config.learning_rate_factors = ((UNIT_VARIANCE, 6.0),)
     config.beta2 = 0.98
     config.batch_size = 2
-    config.steps, config.schedule_steps = 1340, 3600  # `configs/rehearsal.py` goes on from here
+    config.steps = 3600
     if mode == "smoke":
         config.steps, config.batch_size, config.log_every, config.checkpoint_every, config.preview_every = 4, 1, 2, 4, 4
     elif mode != "small":
