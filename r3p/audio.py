@@ -259,22 +259,6 @@ def features(wav: np.ndarray, multiple: int = 4) -> tuple[np.ndarray, np.ndarray
     return normalise(mel(padded)), pitch(padded)
 
 
-def hubert_frames(samples: int) -> int:
-    """How many frames HuBERT makes of `samples`: its receptive field is 400, its stride 320."""
-    return max(0, (samples - 80) // HOP)
-
-
-def hubert_pieces(wav: np.ndarray, frames: int = 1000) -> Iterator[np.ndarray]:
-    """Pieces of 20 s, each with 80 more samples, of the sound at zero mean and unit variance over its whole length.
-
-    Their frames, side by side, are those of the whole; the official extractor shares no context across pieces.
-    """
-    scaled = (wav - wav.mean()) / np.sqrt(wav.var() + 1e-7)
-    for first in range(0, hubert_frames(len(wav)), frames):
-        piece = scaled[first * HOP : (first + frames) * HOP + 80]
-        yield np.pad(piece, (0, max(0, 400 - len(piece)))).astype(np.float32)
-
-
 def pad_frames(array: np.ndarray, multiple: int = 8) -> np.ndarray:
     """[t, ..] zero-padded at the end to a multiple of `multiple` frames, as the official inference does."""
     return np.pad(array, [(0, -len(array) % multiple)] + [(0, 0)] * (array.ndim - 1))
