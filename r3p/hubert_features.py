@@ -110,7 +110,8 @@ def pieces(model: Hubert, sound: Sound, known: Statistics | None = None, frames:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _run(model: Hubert, variables: Mapping[str, Any], wave: jax.Array, samples: jax.Array) -> jax.Array:
-    return model.apply(variables, wave, samples)
+    out: Any = model.apply(variables, wave, samples)
+    return out
 
 
 def extract(
