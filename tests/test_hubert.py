@@ -16,7 +16,8 @@ from r3p.errors import InputError
 from r3p.models.hubert import Extractor, Hubert, Position, from_config
 from r3p.names.hubert import RULES
 
-# Rounding was not measured for these cases; float32 against float64 is 5e-7 to 9e-7 on networks of this size.
+# NOISE.json has no figure for these cases. hubert_base_small (group norm, norms after the sums) was recorded like the
+# others, from HubertModel of transformers with the manifest's weights; there float32 is 4e-7 to 9e-7 off float64.
 BOUND = 1e-5
 SEAMS = {
     "feature_projection": "projection",
@@ -119,12 +120,12 @@ def test_positions_with_batch_norm_have_their_names():
     def plain(name):
         return name.replace("conv.parametrizations.weight.original1", "conv.weight")
 
-    weights = empty_weights("hubert_base_small", plain)
+    weights = empty_weights("hubert_small", plain)
     del weights["encoder.pos_conv_embed.conv.parametrizations.weight.original0"]
     for name in ("weight", "bias", "running_mean", "running_var"):
-        weights[f"encoder.pos_conv_embed.batch_norm.{name}"] = np.zeros(48, np.float32)
+        weights[f"encoder.pos_conv_embed.batch_norm.{name}"] = np.zeros(64, np.float32)
     weights["encoder.pos_conv_embed.batch_norm.num_batches_tracked"] = np.zeros((), np.int64)
-    meta, *_ = parity.load_case("hubert_base_small")
+    meta, *_ = parity.load_case("hubert_small")
     model = from_config({**meta["config"], "conv_pos_batch_norm": True})
     convert.check_against(convert.to_variables(weights, RULES), shapes_of(model))
     variables = drawn(model, np.zeros((1, 800), np.float32))
