@@ -37,8 +37,7 @@ def tiny_batch(b=2):
     return image, raw, camera, noise
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", ["disc_b1", "disc"])
+@pytest.mark.parametrize("case", ["disc_b1", pytest.param("disc", marks=pytest.mark.slow)])
 def test_golden(case):
     meta, inputs, recorded = parity.load_case(case)
     variables = convert.to_variables(parity.official_weights("disc"), RULES)

@@ -23,8 +23,8 @@ TINY = {
     "backbone_fields": {"widths": (8, 8, 6)},
     "decoder_fields": {"hidden": 8, "features": 5},
     "superres_fields": {"widths": (6, 4), "raw_resolution": 8},
-    "coarse": 6,
-    "fine": 6,
+    "coarse": 4,
+    "fine": 2,
 }
 
 
@@ -52,8 +52,6 @@ def tiny(**fields):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", VARIANTS)
 def test_golden(case):
-    if not parity.available(case):
-        pytest.skip("needs the fuller set of golden cases")
     meta, inputs, recorded = parity.load_case(case)
     variables = convert.to_variables(parity.official_weights(case), RULES)
     model = EG3D(**VARIANTS[case])
@@ -87,14 +85,15 @@ def test_golden(case):
     values["image_depth"] = channels_first(head.depth)
     if case == "eg3d_r3d":
         values["image_feature"] = channels_first(head.feature[..., 3:])
-    assert values.keys() == set(recorded)
-    for name, value in values.items():
-        parity.check(case, meta, recorded, name, value)
+    # All of them in the fuller set of golden cases, one a kind in the one that comes along.
+    assert recorded.keys() <= values.keys()
+    for name in recorded:
+        parity.check(case, meta, recorded, name, values[name])
 
 
 @pytest.mark.parametrize("case", VARIANTS)
 def test_released_names_and_shapes_fit(case):
-    manifest = json.loads((parity.CASES.parent / "manifests" / "eg3d_r3d.json").read_text())
+    manifest = json.loads((parity.CASES.parent / "manifests" / f"{case}.json").read_text())
     state = {name: np.broadcast_to(np.float32(0), spec["shape"]) for name, spec in manifest.items()}
     shapes = ((1, 512), (1, 25), (1, 25))
     wanted = jax.eval_shape(
