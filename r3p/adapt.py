@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 
 from data_pipelines.ahead import draw_ahead
 from r3p import lpips
-from r3p.models.portrait import Head, Portrait
+from r3p.models.decoder import Head
+from r3p.models.portrait import Portrait
 from r3p.models.superres import FusionOutput
 from r3p.stages import portrait as stage
 from r3p.state import apply_gradients, create, make_optimizer, packing

@@ -22,7 +22,8 @@ from flax.core import FrozenDict
 from r3p import adapt, camera, face, fit, matting, motion, photo, weights
 from r3p.detect import FaceFinder
 from r3p.errors import InputError
-from r3p.models.portrait import Head, Portrait
+from r3p.models.decoder import Head
+from r3p.models.portrait import Portrait
 from r3p.models.superres import FusionOutput
 from r3p.puppet import Puppet
 from r3p.stages import portrait as stage

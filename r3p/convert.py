@@ -20,9 +20,12 @@ Array = np.ndarray
 LAYOUTS = {
     "raw": lambda a: a,
     "linear": lambda a: a.T,  # [out, in] -> [in, out]
+    "image": lambda a: a.transpose(1, 2, 0),  # [c, h, w] -> [h, w, c]
     "conv1d": lambda a: a.transpose(2, 1, 0),  # [out, in, k] -> [k, in, out]
     "conv2d": lambda a: a.transpose(2, 3, 1, 0),  # [out, in, h, w] -> [h, w, in, out]
     "conv3d": lambda a: a.transpose(2, 3, 4, 1, 0),  # [out, in, d, h, w] -> [d, h, w, in, out]
+    # A dense layer over flattened 4x4 images: [out, in * h * w] -> [h * w * in, out].
+    "flat4x4": lambda a: a.reshape(len(a), -1, 4, 4).transpose(2, 3, 1, 0).reshape(-1, len(a)),
 }
 
 

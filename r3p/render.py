@@ -290,6 +290,7 @@ def render(
     u: Array | None = None,
     box_warp: float = 1.0,
     box: tuple[float, float, float] | None = None,
+    limits: tuple[float, float] | None = None,
     white_back: bool = False,
     shared_limits: bool = True,
     chunk: int = 1024,
@@ -307,6 +308,7 @@ def render(
       box_warp: side of the cube that the planes span.
       box: sides, along x, y and z, of the box in which rays are sampled; None = that cube. What is known to be empty
         need not be sampled.
+      limits: near and far of every ray, instead of where it meets a box (EG3D as published).
       white_back: whether what is left of a ray's weight is white instead of black.
       shared_limits: whether missed rays and the range of depths take the whole batch's limits, as the official code
         does, or each image its own.
@@ -318,7 +320,13 @@ def render(
     _check_planes(planes)
     if coarse < (4 if fine else 2):
         raise InputError(f"coarse is {coarse}, but needs at least 4 samples before an importance pass, 2 without one")
-    near, far, valid = repair_missed(*ray_limits(origins, directions, box or box_warp), shared=shared_limits)
+    if limits is not None and box is not None:
+        raise InputError(f"got limits {limits} and box {box}, which both say where rays are sampled: drop one of them")
+    if limits is None:
+        near, far, valid = repair_missed(*ray_limits(origins, directions, box or box_warp), shared=shared_limits)
+    else:
+        near, far = (jnp.full(directions.shape[:-1], limit, directions.dtype) for limit in limits)
+        valid = jnp.ones(near.shape, bool)
     rays = (origins, directions, near, far, jitter, u if fine else None)
     b, r = near.shape
     chunk = min(chunk, r)

@@ -11,7 +11,14 @@ from flax import traverse_util
 from r3p.convert import Rule
 
 # Inverses of `r3p.convert.LAYOUTS`.
-_BACK = {"raw": None, "linear": (1, 0), "conv1d": (2, 1, 0), "conv2d": (3, 2, 0, 1), "conv3d": (4, 3, 0, 1, 2)}
+_BACK = {
+    "raw": None,
+    "linear": (1, 0),
+    "image": (2, 0, 1),
+    "conv1d": (2, 1, 0),
+    "conv2d": (3, 2, 0, 1),
+    "conv3d": (4, 3, 0, 1, 2),
+}
 
 
 def channels_last(x: Any) -> np.ndarray:
@@ -28,6 +35,8 @@ def leaf(variables: Mapping[str, Any], rules: Iterable[Rule], name: str) -> np.n
         match = re.fullmatch(rule.pattern, name)
         if match and rule.path is not None:
             value = np.asarray(traverse_util.flatten_dict(dict(variables), sep="/")[match.expand(rule.path)])
+            if rule.kind == "flat4x4":
+                return value.reshape(4, 4, -1, value.shape[-1]).transpose(3, 2, 0, 1).reshape(value.shape[-1], -1)
             order = _BACK[rule.kind]
             return value if order is None else value.transpose(order)
     raise AssertionError(f"no rule for {name}")

@@ -10,6 +10,7 @@ from official import channels_first, channels_last
 
 from r3p.errors import InputError
 from r3p.models import layers, torso
+from r3p.models.discriminator import append_deviation
 
 grid_sample = jax.jit(layers.grid_sample, static_argnames=("padding", "align_corners"))
 modulated_conv = jax.jit(layers.modulated_conv, static_argnums=(3, 4))
@@ -34,6 +35,12 @@ def test_stylegan_operations_match(ops):
     i, check = ops
     x, kernel = channels_last(i["x"]), _hwio(i["w3"])
     check("upsample2d", channels_first(layers.upsample2d(x)))
+    check("downsample2d", channels_first(layers.downsample2d(x)))
+    check("conv_down2_k3", channels_first(layers.conv_down2(x, kernel)))
+    check("conv_down2_k1", channels_first(layers.conv(layers.downsample2d(x), _hwio(i["w1"]))))
+    check("normalize_2nd_moment", layers.normalise_second_moment(i["z"]))
+    check("minibatch_std_g2", channels_first(append_deviation(channels_last(i["mb"]))))
+    check("minibatch_std_n1", channels_first(append_deviation(channels_last(i["mb"][:1]))))
     for up in (1, 2):
         for demodulate in (True, False):
             y = modulated_conv(x, kernel, i["styles"], up, demodulate) + i["noise"][: 16 * up, : 16 * up, None]

@@ -257,6 +257,17 @@ def test_rays_may_be_sampled_in_a_smaller_box():
     assert (part < whole).all() and (part > 0).all()
 
 
+def test_rays_may_have_fixed_limits():
+    planes, _, origins, directions = small()
+
+    def fog(x):
+        return jnp.full((*x.shape[:-1], 3), 0.7), jnp.full((*x.shape[:-1], 1), 2.0)
+
+    out = run(fog, coarse=8, fine=5, limits=(2.0, 2.5))(planes, origins, directions)
+    np.testing.assert_allclose(out.weight, 1 - np.exp(-np.log1p(np.e) * 0.5), rtol=2e-5)
+    assert out.valid.all() and (out.depth > 2).all() and (out.depth < 2.5).all()
+
+
 def test_camera_gets_a_gradient():
     planes, decoder, _, _ = small(b=1)
 
@@ -272,5 +283,7 @@ def test_misuse_is_named():
     planes, decoder, origins, directions = small()
     with pytest.raises(InputError, match="at least 4"):
         render.render(planes, decoder, origins, directions, coarse=3, fine=2)
+    with pytest.raises(InputError, match="drop one"):
+        render.render(planes, decoder, origins, directions, box=(1, 1, 1), limits=(2, 3))
     with pytest.raises(InputError, match="tri-planes"):
         render.sample_planes(planes[0], origins)

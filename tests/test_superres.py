@@ -91,8 +91,8 @@ def test_head_noise_and_gradients_match_official():
     meta, inputs, recorded = parity.load_case(case)
     weights = parity.official_weights("sr_head")
     args = channels_last(inputs["rgb"]), channels_last(inputs["x"])
-    noisy = convert.to_variables(weights, [*names.CONSTANT_NOISE, *names.HEAD])
-    rgb = jax.jit(SuperResolution(constant_noise=True).apply)(noisy, *args)
+    noisy = convert.to_variables(weights, names.HEAD_NOISY)
+    rgb = jax.jit(SuperResolution(noise="constant").apply)(noisy, *args)
     parity.check(case, meta, recorded, "rgb_const", channels_first(rgb))
 
     variables = convert.to_variables(weights, names.HEAD)

@@ -43,9 +43,17 @@ class EqualisedDense(nn.Module):
         return x @ (kernel * scale).astype(x.dtype) + (bias * self.learning_rate).astype(x.dtype)
 
 
-def bias_act(x: Array, bias: Array, gain: float = SQRT2, clamp: float | None = None, slope: float = 0.2) -> Array:
+def normalise_second_moment(x: Array) -> Array:
+    """Vectors [.., c] of mean square one (progressive GAN, section 4.2)."""
+    return x * lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-8)
+
+
+def bias_act(
+    x: Array, bias: Array | None = None, gain: float = SQRT2, clamp: float | None = None, slope: float = 0.2
+) -> Array:
     """Leaky ReLU of `x + bias`, times `gain`, then clamped to [-clamp, clamp]; `slope=1` makes it linear."""
-    x = x + bias.astype(x.dtype)
+    if bias is not None:
+        x = x + bias.astype(x.dtype)
     if slope != 1:
         x = jnp.where(x < 0, x * slope, x)
     x = x * gain
@@ -130,6 +138,49 @@ def _interleave(even: Array, odd: Array, axis: int) -> Array:
     shape = list(even.shape)
     shape[axis] *= 2
     return jnp.stack([even, odd], axis=axis + 1).reshape(shape)
+
+
+def _filter_split(x: Array, axis: int) -> tuple[Array, Array]:
+    """[1, 3, 3, 1] / 8 along an axis of even length 2m, over two zeros at both ends: -> its values at even (m + 1) and
+    at odd places (m)."""
+    if x.shape[axis] % 2:
+        raise InputError(f"halving takes even sides, got {x.shape[axis]} on axis {axis} of {x.shape}: pad or resize it")
+    pads = [(0, 0)] * x.ndim
+    pads[axis] = (2, 2)
+    pairs = jnp.pad(x, pads)
+    pairs = pairs.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
+    even, odd = (lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
+    m = x.shape[axis] // 2
+
+    def at(part: Array, start: int, count: int) -> Array:
+        return lax.slice_in_dim(part, start, start + count, axis=axis)
+
+    at_even = at(even, 0, m + 1) + 3 * (at(odd, 0, m + 1) + at(even, 1, m + 1)) + at(odd, 1, m + 1)
+    at_odd = at(odd, 0, m) + 3 * (at(even, 1, m) + at(odd, 1, m)) + at(even, 2, m)
+    return at_even / 8, at_odd / 8
+
+
+def downsample2d(x: Array) -> Array:
+    """Half the size with the binomial filter [1, 3, 3, 1] (StyleGAN2): [b, 2h, 2w, c] -> [b, h, w, c]."""
+    for axis in (1, 2):
+        x = _filter_split(x, axis)[1]
+    return x
+
+
+def conv_down2(x: Array, kernel: Array) -> Array:
+    """The binomial filter, then a 3x3 convolution of stride 2: [b, 2h, 2w, c] -> [b, h, w, o].
+
+    The filtered image z is made as its four phases, y[i] = z[2i] k0 + z[2i + 1] k1 + z[2i + 2] k2 along an axis: four
+    convolutions of stride 1, whose derivatives of every order are such convolutions again.
+    """
+    if kernel.shape[:2] != (3, 3):
+        raise InputError(f"conv_down2 takes 3x3 kernels, got {kernel.shape[0]}x{kernel.shape[1]}")
+    taps = (slice(None, None, 2), slice(1, 2))
+    total: Any = 0
+    for rows, part in zip(taps, _filter_split(x, 1), strict=True):
+        for columns, phase in zip(taps, _filter_split(part, 2), strict=True):
+            total = total + conv(phase, kernel[rows, columns], "VALID")
+    return total
 
 
 # ------------------------------------------------------------------------------------------------ resizing

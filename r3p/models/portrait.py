@@ -5,32 +5,21 @@ Real3D-Portrait, figure 2. What depends on the portrait alone (`canonical`, `enc
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
-from r3p import camera as cameras
-from r3p import render
 from r3p.errors import InputError
 from r3p.models import layers
-from r3p.models.decoder import Decoder
+from r3p.models.decoder import Decoder, Head, render_head
 from r3p.models.img2plane import ImageToPlanes
 from r3p.models.motion_adapter import MotionAdapter
 from r3p.models.superres import FusionCache, FusionOutput, SuperResolution, TorsoSuperResolution
 
 Array = jax.Array
-
-
-class Head(NamedTuple):
-    """A rendered head, before super-resolution; nothing is clamped."""
-
-    rgb: Array  # [b, h, w, 3] in about [-1, 1]
-    feature: Array  # [b, h, w, f]; the first three channels are rgb
-    depth: Array  # [b, h, w, 1], world units along the ray
-    weight: Array  # [b, h, w, 1], opacity in [0, 1]
 
 
 class Portrait(nn.Module):
@@ -134,17 +123,11 @@ class Portrait(nn.Module):
           jitter, u: [b, resolution**2, coarse] and [b, resolution**2, fine], see `r3p.render.render`.
         """
         side = self.raw_resolution if resolution is None else resolution
-        if self.is_initializing():
-            self.decoder(planes[:, 0, 0, 0])  # makes the parameters, which are read outside of the module below
-        decoder, variables = self.decoder.unbind()
-
-        def decode(x: Array) -> Any:
-            return decoder.apply(variables, x)
-
-        out = render.render(
+        return render_head(
+            self.decoder,
             planes,
-            decode,
-            *cameras.rays(camera, side),
+            camera,
+            side,
             coarse=self.coarse,
             fine=self.fine,
             jitter=jitter,
@@ -154,8 +137,6 @@ class Portrait(nn.Module):
             shared_limits=self.shared_limits,
             chunk=self.chunk,
         )
-        feature, depth, weight = (a.reshape(a.shape[0], side, side, -1) for a in (out.feature, out.depth, out.weight))
-        return Head(feature[..., :3], feature, depth, weight)
 
     def frame(
         self,

@@ -16,73 +16,11 @@ from jax import lax
 
 from r3p.errors import InputError
 from r3p.models import layers
+from r3p.models.stylegan import Noise, SynthesisBlock
 from r3p.models.torso import TorsoCache, TorsoModel, TorsoOutput
 
 Array = jax.Array
 Fuse = Literal["v1", "v2", "v3", "concat"]
-
-
-# ------------------------------------------------------------------------------------------------ synthesis blocks
-class SynthesisLayer(nn.Module):
-    """Modulated 3x3 convolution, bias, leaky ReLU times sqrt 2: [b, h, w, c] -> [b, up h, up w, features].
-
-    `constant_noise` adds the layer's fixed noise image times a learnt strength (StyleGAN2); no released Real3D-Portrait
-    super-resolution uses it. Styles come as [s] for the whole batch or [b, s].
-    """
-
-    features: int
-    up: int = 1
-    constant_noise: bool = False
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array, w: Array) -> Array:
-        styles = layers.EqualisedDense(x.shape[-1], bias_init=1.0, name="affine")(w)
-        kernel = self.param("kernel", nn.initializers.normal(1.0), (3, 3, x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        y = layers.modulated_conv(x.astype(self.dtype), kernel, styles, self.up)
-        if self.constant_noise:
-            strength = self.param("noise_strength", nn.initializers.zeros, ())
-            shape = y.shape[1:3]
-            noise = self.variable("constants", "noise", lambda: jax.random.normal(self.make_rng("params"), shape))
-            y = y + (noise.value * strength)[:, :, None].astype(y.dtype)
-        return layers.bias_act(y, bias)
-
-
-class ToRGB(nn.Module):
-    """Modulated 1x1 convolution without demodulation or activation: [b, h, w, c] -> [b, h, w, 3], float32."""
-
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array, w: Array) -> Array:
-        styles = layers.EqualisedDense(x.shape[-1], bias_init=1.0, name="affine")(w) / x.shape[-1] ** 0.5
-        kernel = self.param("kernel", nn.initializers.normal(1.0), (1, 1, x.shape[-1], 3))
-        bias = self.param("bias", nn.initializers.zeros, (3,))
-        y = layers.modulated_conv(x.astype(self.dtype), kernel, styles, demodulate=False)
-        return y.astype(jnp.float32) + bias
-
-
-class SynthesisBlock(nn.Module):
-    """Two modulated convolutions and the image skip (StyleGAN2); `up=1` keeps the size (the official `NoUp` block).
-
-    Args of the call: features [b, h, w, c], image so far [b, h, w, 3] or None (no skip), styles [s] or [b, s].
-    Returns features [b, up h, up w, features] and image [b, up h, up w, 3].
-    """
-
-    features: int
-    up: int = 2
-    constant_noise: bool = False
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array, rgb: Array | None, w: Array) -> tuple[Array, Array]:
-        x = SynthesisLayer(self.features, self.up, self.constant_noise, self.dtype, name="conv0")(x, w)
-        x = SynthesisLayer(self.features, 1, self.constant_noise, self.dtype, name="conv1")(x, w)
-        image = ToRGB(self.dtype, name="rgb")(x, w)
-        if rgb is not None:
-            image = image + (layers.upsample2d(rgb) if self.up == 2 else rgb)
-        return x, image
 
 
 def _style(w: Array | None, width: int) -> Array:
@@ -99,6 +37,7 @@ class SuperResolution(nn.Module):
 
     Args of the call: rgb [b, h, w, 3] in about [-1, 1] and features [b, h, w, c], resized (antialiased) to
     `raw_resolution` when they differ from it; w styles [s] or [b, s], None = constant ones as released.
+    `noise`, `clamp`: of the blocks; the released model has neither.
     Returns rgb [b, 2 mid, 2 mid, 3], not clamped.
     """
 
@@ -106,7 +45,8 @@ class SuperResolution(nn.Module):
     raw_resolution: int = 128
     up: int = 2
     style_width: int = 512
-    constant_noise: bool = False
+    noise: Noise = "none"
+    clamp: float | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -114,7 +54,8 @@ class SuperResolution(nn.Module):
         w = _style(w, self.style_width)
         x, rgb = _to_raw(features, self.raw_resolution), _to_raw(rgb, self.raw_resolution)
         for i, (width, up) in enumerate(zip(self.widths, (self.up, 2), strict=True)):
-            x, rgb = SynthesisBlock(width, up, self.constant_noise, self.dtype, name=f"block{i}")(x, rgb, w)
+            block = SynthesisBlock(width, up, noise=self.noise, clamp=self.clamp, dtype=self.dtype, name=f"block{i}")
+            x, rgb = block(x, rgb, w)
         return rgb
 
 

@@ -4,35 +4,29 @@ import dataclasses
 
 from r3p.convert import Rule
 from r3p.names import torso
+from r3p.names.segformer import conv
 
 
-def _conv(theirs: str, ours: str) -> list[Rule]:
-    return [
-        Rule(rf"{theirs}\.weight", f"params/{ours}/kernel", "conv2d"),
-        Rule(rf"{theirs}\.bias", f"params/{ours}/bias"),
-    ]
-
-
-def _block(name: str) -> list[Rule]:
+def block(theirs: str, ours: str, constant_noise: bool = False) -> list[Rule]:
+    """One synthesis block; `theirs` has as many groups as `ours` refers to."""
+    group = rf"\{theirs.count('(') + 1}"
     rules = []
-    for theirs, ours in ((r"(conv\d)", r"\1"), ("torgb", "rgb")):
-        theirs, ours = rf"{name}\.{theirs}", f"{name}/{ours}"
+    for layer, name in ((r"(conv\d)", group), ("torgb", "rgb")):
+        rules += conv(rf"{theirs}\.{layer}\.affine", f"{ours}/{name}/affine", "linear")
+        rules += conv(rf"{theirs}\.{layer}", f"{ours}/{name}")
+    if constant_noise:
         rules += [
-            Rule(rf"{theirs}\.affine\.weight", f"params/{ours}/affine/kernel", "linear"),
-            Rule(rf"{theirs}\.affine\.bias", f"params/{ours}/affine/bias"),
-            *_conv(theirs, ours),
+            Rule(rf"{theirs}\.(conv\d)\.noise_strength", f"params/{ours}/{group}/noise_strength"),
+            Rule(rf"{theirs}\.(conv\d)\.noise_const", f"constants/{ours}/{group}/noise"),
         ]
-    # The filter is a constant of the code; noise is off in every released model.
-    return [*rules, Rule(rf"{name}\.(conv\d\.)?(resample_filter|noise_strength|noise_const)", None)]
+    # The filter is a constant of the code; without `constant_noise` the network has none.
+    return [*rules, Rule(rf"{theirs}\.(conv\d\.)?(resample_filter|noise_strength|noise_const)", None)]
 
 
-HEAD = [*_block("block0"), *_block("block1")]
+HEAD = [*block("block0", "block0"), *block("block1", "block1")]
 
-# For `SuperResolution(constant_noise=True)`: these come before `HEAD`.
-CONSTANT_NOISE = [
-    Rule(r"(block\d)\.(conv\d)\.noise_strength", r"params/\1/\2/noise_strength"),
-    Rule(r"(block\d)\.(conv\d)\.noise_const", r"constants/\1/\2/noise"),
-]
+# Of `SuperResolution(noise="constant")`.
+HEAD_NOISY = [*block("block0", "block0", constant_noise=True), *block("block1", "block1", constant_noise=True)]
 
 
 def _torso() -> list[Rule]:
@@ -48,23 +42,23 @@ def _torso() -> list[Rule]:
 _FUSED = [
     *HEAD,
     *_torso(),
-    *_conv(r"torso_encoder\.0", "torso_encoder"),
-    *_conv(r"bg_encoder\.0", "background_encoder/conv0"),
-    *_conv(r"bg_encoder\.2", "background_encoder/conv1"),
-    *_conv(r"bg_encoder\.4", "background_encoder/conv2"),
-    *_conv(r"fuse_fg_bg_convs\.0", "person_background"),
-    *_conv(r"fuse_fg_bg_convs\.2", "person_background_mix/conv0"),
-    *_conv(r"fuse_fg_bg_convs\.4", "person_background_mix/conv1"),
-    *_conv(r"fuse_head_torso_convs\.0", "head_torso"),
-    *_conv(r"fuse_head_torso_convs\.2", "head_torso_mix/conv0"),
-    *_block("head_torso_block"),
+    *conv(r"torso_encoder\.0", "torso_encoder"),
+    *conv(r"bg_encoder\.0", "background_encoder/conv0"),
+    *conv(r"bg_encoder\.2", "background_encoder/conv1"),
+    *conv(r"bg_encoder\.4", "background_encoder/conv2"),
+    *conv(r"fuse_fg_bg_convs\.0", "person_background"),
+    *conv(r"fuse_fg_bg_convs\.2", "person_background_mix/conv0"),
+    *conv(r"fuse_fg_bg_convs\.4", "person_background_mix/conv1"),
+    *conv(r"fuse_head_torso_convs\.0", "head_torso"),
+    *conv(r"fuse_head_torso_convs\.2", "head_torso_mix/conv0"),
+    *block("head_torso_block", "head_torso_block"),
 ]
 # v1, v2 and `concat`: the alpha predictor in the checkpoint of a v2 model has no use.
 RULES = [*_FUSED, Rule(r"head_torso_alpha_predictor\..*", None)]
 # v3 uses it.
 RULES_V3 = [
     *_FUSED,
-    *_conv(r"head_torso_alpha_predictor\.0", "alpha_predictor/conv0"),
-    *_conv(r"head_torso_alpha_predictor\.2", "alpha_predictor/conv1"),
-    *_conv(r"head_torso_alpha_predictor\.4", "alpha_predictor/conv2"),
+    *conv(r"head_torso_alpha_predictor\.0", "alpha_predictor/conv0"),
+    *conv(r"head_torso_alpha_predictor\.2", "alpha_predictor/conv1"),
+    *conv(r"head_torso_alpha_predictor\.4", "alpha_predictor/conv2"),
 ]

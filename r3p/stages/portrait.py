@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 
 from r3p import camera, losses, lpips, sharding
 from r3p.models import layers
-from r3p.models.portrait import Head, Portrait
+from r3p.models.decoder import Head
+from r3p.models.portrait import Portrait
 from r3p.models.superres import FusionOutput
 from r3p.stages import Batch, Stage
 from r3p.state import TrainState, apply_gradients, create, make_optimizer
