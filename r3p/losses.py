@@ -1,11 +1,22 @@
-"""Losses on images and masks: pure functions, float32, means over everything unless said otherwise."""
+"""Losses on images, masks and motion: pure functions, float32, means over everything unless said otherwise.
+
+Shapes: b batch, h w image, c channels, t frames.
+"""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from r3p import lpips
+from r3p.errors import InputError
+from r3p.fit import LIDS, LIPS
 
 Array = jax.Array
+
+MESH_POINTS = 468
+# Of MediaPipe's mesh: upper lids between the corners, and outline points that no vertex of the face model stands for.
+UPPER_LIDS = (157, 158, 159, 160, 161, 384, 385, 386, 387, 388)
+UNMATCHED = (93, 127, 132, 234, 323, 356, 361, 454)
 
 
 def weighted_l1(prediction: Array, target: Array, weight: Array | None = None) -> Array:
@@ -23,6 +34,33 @@ def gradient_l1(prediction: Array, target: Array, weight: Array | None = None) -
         kept = None if weight is None else jax.lax.slice_in_dim(weight, 1, None, axis=axis)
         total += weighted_l1(jnp.diff(prediction, axis=axis), jnp.diff(target, axis=axis), kept)
     return total / 2
+
+
+def masked_error(
+    prediction: Array, target: Array, mask: Array, *, outside: float = 0.2, squared: bool = False
+) -> Array:
+    """Reconstruction error of the original's head and torso stages: little weight outside, outliers cut.
+
+    Args:
+      prediction, target: [b, h, w, c].
+      mask: [b, h, w, 1], what matters: above 0.5. (The original's head stage loses its weights at one of three places
+        because that mask is of integers; here they hold for masks of every type.)
+      outside: weight of all other pixels.
+      squared: squares instead of absolute values.
+
+    Returns:
+      Mean over pixels of the error summed over channels. Errors above the batch's 80 % quantile, if that is over 0.5,
+      count as that quantile and give no gradient.
+    """
+    error = prediction - target
+    error = (error**2 if squared else jnp.abs(error)).sum(-1, keepdims=True) * jnp.where(mask > 0.5, 1.0, outside)
+    top = jax.lax.stop_gradient(jnp.maximum(jnp.quantile(error, 0.8), 0.5))
+    return jnp.where(error > top, top, error).mean()
+
+
+def black_outside(image: Array, mask: Array) -> Array:
+    """The image [b, h, w, c] in [-1, 1], black (-1) where `mask` [b, h, w, 1] is not above 0.5."""
+    return jnp.where(mask > 0.5, image, -1.0)
 
 
 def mask_l1(prediction: Array, target: Array) -> Array:
@@ -64,3 +102,63 @@ def patch_lpips(
 def psnr(prediction: Array, target: Array) -> Array:
     """Peak signal-to-noise ratio in dB of images in [-1, 1], over the whole batch."""
     return -10 * jnp.log10(jnp.maximum(jnp.mean(((prediction - target) / 2) ** 2), 1e-10))
+
+
+# ---------------------------------------------------------------------------------------------------- motion
+def frame_mean(values: Array, mask: Array) -> Array:
+    """Mean of `values` [b, t, c] over the channels and the frames where `mask` [b, t] is 1."""
+    return (values * mask[..., None]).sum() / (mask.sum() * values.shape[-1])
+
+
+def frame_mse(prediction: Array, target: Array, mask: Array) -> Array:
+    """Mean squared error of sequences [b, t, c] in the frames of `mask` [b, t]."""
+    return frame_mean((prediction - target) ** 2, mask)
+
+
+def frame_mae(prediction: Array, target: Array, mask: Array) -> Array:
+    """Mean absolute error of sequences [b, t, c] in the frames of `mask` [b, t]."""
+    return frame_mean(jnp.abs(prediction - target), mask)
+
+
+def frame_power(sequence: Array, mask: Array) -> Array:
+    """Mean square of a sequence [b, t, c] in the frames of `mask` [b, t]: keeps coefficients small."""
+    return frame_mean(sequence**2, mask)
+
+
+def frame_laplacian(sequence: Array, mask: Array) -> Array:
+    """Mean square of each frame [b, t, c] less the mean of its neighbours, in the frames of `mask` [b, t].
+
+    Beyond both ends of the array stands zero, as in the original, which pulls its first and last frame towards zero.
+    """
+    padded = jnp.pad(sequence, ((0, 0), (1, 1), (0, 0)))
+    return frame_mean((sequence - (padded[:, :-2] + padded[:, 2:]) / 2) ** 2, mask)
+
+
+def frame_velocity(sequence: Array, mask: Array) -> Array:
+    """Mean absolute change of a sequence [b, t, c] from the frame before, 0 for the first, where `mask` [b, t] is 1."""
+    change = jnp.abs(jnp.diff(sequence, axis=1))
+    return frame_mean(jnp.pad(change, ((0, 0), (1, 0), (0, 0))), mask)
+
+
+def landmark_weights() -> np.ndarray:
+    """[468] float32: 20 for upper lids, 5 for lips, 3 for the other lid points, 0 for unmatched points, otherwise 1."""
+    weights = np.ones(MESH_POINTS, np.float32)
+    for points, weight in ((LIDS, 3), (UPPER_LIDS, 20), (LIPS, 5), (UNMATCHED, 0)):
+        weights[list(points)] = weight
+    return weights
+
+
+def landmark_mse(prediction: Array, target: Array, mask: Array) -> Array:
+    """Weighted mean squared error of the mesh's 468 landmarks in the frames of `mask` [b, t].
+
+    prediction, target: [b, t, 1404], point by point in (x, y, z). Weights: see `landmark_weights`.
+
+    Raises:
+      InputError: at trace time, for another number of coordinates.
+    """
+    if prediction.shape != target.shape or prediction.shape[-1] != 3 * MESH_POINTS:
+        raise InputError(
+            f"landmarks of shapes {prediction.shape} and {target.shape}: give two of [b, t, {3 * MESH_POINTS}], "
+            f"{MESH_POINTS} points of the mesh with three coordinates each"
+        )
+    return frame_mean((prediction - target) ** 2 * np.repeat(landmark_weights(), 3), mask)

@@ -65,6 +65,12 @@ def arguments(x):
     return sound, jnp.asarray(x["eps"]).transpose(0, 2, 1)
 
 
+def check_volumes(recorded):
+    """The official couplings give their log-determinant beside the latent: it is zero, ours do without."""
+    for name in (n for n in recorded if n.startswith("flow") and n.endswith(".1")):
+        assert not recorded[name].any(), name
+
+
 def check_seams(case, meta, recorded, intermediates):
     for theirs, ours in SEAMS.items():
         if theirs not in recorded:
@@ -114,6 +120,10 @@ def test_posterior_path_matches_official(case):
     ):  # fmt: skip
         parity.check(case, meta, recorded, name, value)
     check_seams(case, meta, recorded, extra["intermediates"])
+    check_volumes(recorded)
+    if "x_infer_t05" in recorded:
+        prior = jax.jit(lambda v, *sound: network.apply(v, *sound, noise=noise * 0.5, mask=x["y_mask"]))
+        parity.check(case, meta, recorded, "x_infer_t05", prior(variables, *sound))
     if train:
         # the recorded running statistics had seen two forward passes
         stats = call(*arrays, extra["batch_stats"])[0][1][1]["batch_stats"]["audio_encoder"]["norm"]
@@ -143,6 +153,14 @@ def test_prior_path_matches_official(case, temperature):
     y, extra = sample(variables, *sound)
     parity.check(case, meta, recorded, "x_recon", y)
     check_seams(case, meta, recorded, extra["intermediates"])
+    check_volumes(recorded)
+
+    def unconditioned(m, noise):
+        down = m.condition_down(jnp.zeros((*y.shape[:2], m.condition_width)))
+        return m.flow(noise, down, jnp.ones((1, 1, 1)), reverse=True)
+
+    z = jax.jit(lambda v: network.apply(v, noise * temperature, method=unconditioned))(variables)
+    parity.check(case, meta, recorded, "z_given_zero_condition", z)
 
 
 @pytest.mark.parametrize("model", ["a2m_pitch", "a2m_vae"])

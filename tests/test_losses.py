@@ -1,8 +1,82 @@
 import jax
 import jax.numpy as jnp
+import numpy as np
+import parity
 import pytest
+from official import channels_first, channels_last
 
 from r3p import losses
+from r3p.errors import InputError
+from r3p.models import layers
+
+SCHEDULES = ("steps", "kl_annealing", "lr_")  # the case's other half: tests/test_schedules.py
+
+
+def test_matches_official():
+    case = "losses"
+    meta, x, recorded = parity.load_case(case)
+    prediction, target, mask = (jnp.asarray(channels_last(x[k])) for k in ("pred", "gt", "mask"))
+    values = {}
+    for name, squared in (("l1", False), ("l2", True)):
+        for outside in (0.2, 0.5):
+            loss = jax.value_and_grad(losses.masked_error)
+            value, grad = loss(prediction, target, mask, outside=outside, squared=squared)
+            values[f"masked_error_{name}_{outside}"] = value[None]
+            values[f"masked_error_{name}_{outside}_grad"] = channels_first(grad)
+    values["dilate_mask_21"] = channels_first(layers.dilate(mask.astype(jnp.float32), 21))
+    values["set_unmasked_to_black"] = channels_first(losses.black_outside(prediction, mask))
+    pair, frames = (x["x"], x["y"]), x["x_mask"]
+    values["a2m/lap_loss"] = losses.frame_laplacian(x["x"], frames)[None]
+    values["a2m/mse_loss"] = losses.frame_mse(*pair, frames)[None]
+    values["a2m/mae_loss"] = losses.frame_mae(*pair, frames)[None]
+    values["a2m/l2_reg_loss"] = losses.frame_power(x["x"], frames)[None]
+    values["a2m/vel_loss"] = losses.frame_velocity(x["x"], frames)[None]
+    values["a2m/lm468_mse_loss"] = losses.landmark_mse(x["lm_x"], x["lm_y"], frames)[None]
+    assert values.keys() == {n for n in recorded if not n.startswith(SCHEDULES)}
+    for name, value in values.items():
+        parity.check(case, meta, recorded, name, value)
+
+
+def test_masks_of_every_type_weigh_alike():
+    rng = np.random.default_rng(0)
+    a, b = rng.uniform(-1, 1, (2, 1, 8, 8, 3)).astype(np.float32)
+    mask = rng.random((1, 8, 8, 1)) > 0.5
+    values = [losses.masked_error(a, b, mask.astype(kind)) for kind in (bool, np.int32, np.float32)]
+    assert values[0] == values[1] == values[2]
+
+
+def test_masked_error_cuts_outliers():
+    a = jnp.zeros((1, 10, 10, 1)).at[0, 0].set(0.1).at[0, 1, 0].set(50.0)
+    value, grad = jax.value_and_grad(losses.masked_error)(a, jnp.zeros_like(a), jnp.ones_like(a))
+    # below the floor of the cut nothing else is changed
+    assert value == pytest.approx((10 * 0.1 + 0.5) / 100)
+    assert grad[0, 1, 0, 0] == 0 and grad[0, 0, 0, 0] == pytest.approx(0.01)
+
+
+def test_padding_frames_do_not_count():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 1, 6, 4)).astype(np.float32)
+    mask = np.float32([[1, 1, 1, 1, 0, 0]])
+    changed = x.copy()
+    changed[:, 5] += 9
+    for loss in (losses.frame_power, losses.frame_velocity, losses.frame_laplacian):
+        assert loss(x, mask) == loss(changed, mask)
+    assert losses.frame_mse(x, y, mask) == losses.frame_mse(changed, y, mask)
+    np.testing.assert_allclose(losses.frame_mae(x, y, mask), np.abs(x - y)[:, :4].mean(), rtol=1e-6)
+
+
+def test_a_straight_line_has_no_laplacian_but_at_its_ends():
+    line = jnp.arange(1.0, 6.0)[None, :, None]
+    assert losses.frame_laplacian(line, jnp.array([[0.0, 1, 1, 1, 0]])) == 0
+    assert losses.frame_laplacian(line, jnp.ones((1, 5))) == pytest.approx(3**2 / 5)
+    assert losses.frame_velocity(line, jnp.ones((1, 5))) == pytest.approx(4 / 5)
+
+
+def test_landmark_weights():
+    weights = losses.landmark_weights()
+    assert [int((weights == w).sum()) for w in (20, 5, 3, 0, 1)] == [10, 40, 22, 8, 388]
+    with pytest.raises(InputError, match="468 points"):
+        losses.landmark_mse(jnp.zeros((1, 2, 204)), jnp.zeros((1, 2, 204)), jnp.ones((1, 2)))
 
 
 def test_weights_move_the_mean_not_its_scale():

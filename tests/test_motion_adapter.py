@@ -1,4 +1,5 @@
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,11 @@ import pytest
 from flax import traverse_util
 
 from r3p import convert
+from r3p.errors import InputError
 from r3p.models import segformer
 from r3p.models.motion_adapter import MotionAdapter
 from r3p.models.planes import to_planes
-from r3p.models.segformer import SCALES, MixTransformer, SegFormerPlanes
+from r3p.models.segformer import MixTransformer, SegFormerPlanes, encoder_fields
 from r3p.names import motion_adapter as names
 from r3p.names import segformer as segformer_names
 
@@ -115,9 +117,38 @@ def test_golden_segformer_image_to_plane():
     case = "segformer_img2plane_b3"
     if not parity.available(case):
         pytest.skip(f"{case} is not among the cases")
-    depths, widths = SCALES["b3"]
-    model = SegFormerPlanes(encoder=dict(depths=depths, widths=widths))
+    model = SegFormerPlanes(encoder=encoder_fields("b3"))
     run_golden(case, model, segformer_names.RULES, lambda seen: seen)
+
+
+@pytest.mark.parametrize(
+    "scale, count",
+    [("b0", 5_705_664), ("b3", 46_589_472)],
+)
+def test_pure_segformer_takes_official_names(scale, count):
+    """The image-to-plane networks on one encoder alone, from their names and shapes."""
+    path = parity.CASES.parent / "manifests" / f"segformer_img2plane_{scale}.json"
+    state = {k: np.broadcast_to(np.float32(0), v["shape"]) for k, v in json.loads(path.read_text()).items()}
+    image = jax.ShapeDtypeStruct((1, 512, 512, 3), jnp.float32)
+    model = SegFormerPlanes(encoder=encoder_fields(scale))
+    planes, wanted = jax.eval_shape(model.init_with_output, jax.random.key(0), image)
+    assert planes.shape == (1, 3, 256, 256, 32)
+    convert.check_against(convert.to_variables(state, segformer_names.RULES), wanted)
+    assert sum(v.size for v in jax.tree.leaves(wanted["params"])) == count
+
+
+@pytest.mark.parametrize(
+    "scale, millions", [("b0", 5.71), ("b1", 15.67), ("b2", 26.71), ("b3", 46.59), ("b4", 63.36), ("b5", 83.96)]
+)
+def test_published_scales(scale, millions):
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    wanted = jax.eval_shape(SegFormerPlanes(encoder=encoder_fields(scale)).init, jax.random.key(0), image)
+    assert round(sum(v.size for v in jax.tree.leaves(wanted["params"])) / 1e6, 2) == millions
+
+
+def test_unknown_scale_is_refused():
+    with pytest.raises(InputError, match="'b6' is unknown: choose one of b0, b1, b2, b3, b4, b5"):
+        encoder_fields("b6")
 
 
 def test_small_adapter_starts_near_nothing_and_learns():

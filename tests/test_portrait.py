@@ -78,11 +78,11 @@ def check_head(check, head, prefix=""):
     check(f"{prefix}weights_img", first(head.weight))
 
 
-def golden(case, rules, torso):
+def golden(case, rules, torso, **fields):
     """Meta, variables, model, ray options, our inputs and the check of a whole-model case."""
     meta, inputs, recorded = parity.load_case(case)
     variables = convert.to_variables(parity.official_weights(meta["model"]), rules)
-    model = Portrait(torso=torso)
+    model = Portrait(torso=torso, **fields)
     options = dict(
         resolution=int(inputs["jitter"].shape[1] ** 0.5),
         jitter=jnp.asarray(inputs["jitter"][..., 0]),
@@ -101,11 +101,15 @@ def pncc(x, target="cond_tgt"):
     return jnp.concatenate([x["cond_cano"], x["cond_src"], x[target]], axis=-1)
 
 
+TRIGRID = dict(img2plane_fields=dict(depth=3), grid_blocks=1)
+
+
 @pytest.mark.slow
-def test_golden_image_to_plane():
-    variables, model, options, x, check = golden("i2p_full_small", names.IMAGE_TO_PLANE, torso=False)
-    planes = apply(model, variables, "canonical")(x["img"])
-    check("plane", np.moveaxis(np.asarray(planes), -1, 2))
+@pytest.mark.parametrize("case, fields", [("i2p_full_small", {}), ("i2p_full_trigrid_v2_small", TRIGRID)])
+def test_golden_image_to_plane(case, fields):
+    variables, model, options, x, check = golden(case, names.IMAGE_TO_PLANE, torso=False, **fields)
+    planes = np.moveaxis(np.asarray(apply(model, variables, "canonical")(x["img"])), -1, 2)
+    check("plane", planes.reshape(1, 3, -1, *planes.shape[-2:]))  # depth slices are the fastest part of their channels
     head, image = apply(model, variables, "reconstruct", **options)(x["img"], x["camera"])
     check_head(check, head)
     check("image_feature", first(head.feature)[:, 3:])
@@ -178,11 +182,21 @@ def test_golden_gradients():
 
 
 @pytest.mark.parametrize(
-    "manifest, rules, torso", [("head_full", names.HEAD, False), ("torso_full", names.RULES, True)]
+    "manifest, rules, method, fields, count",
+    [
+        ("i2p_full", names.IMAGE_TO_PLANE, "reconstruct", {}, 88_986_791),
+        ("i2p_full_trigrid_v2", names.IMAGE_TO_PLANE, "reconstruct", TRIGRID, 89_263_656),
+        ("head_full", names.HEAD, "animate", {}, None),
+        ("torso_full", names.RULES, "__call__", {}, None),
+    ],
 )
-def test_every_official_name_has_its_place(manifest, rules, torso):
-    """Shapes only: the released model's names fill the default model exactly."""
-    model = Portrait(torso=torso)
+def test_every_official_name_has_its_place(manifest, rules, method, fields, count):
+    """Shapes only: the official model's names fill ours exactly.
+
+    `count` is the official number of parameters less four strengths of a noise that is never added.
+    """
+    torso = method == "__call__"
+    model = Portrait(torso=torso, **fields)
     path = parity.CASES.parent / "manifests" / f"{manifest}.json"
     if not path.exists():
         pytest.skip(f"{manifest} is not among the manifests")
@@ -192,13 +206,12 @@ def test_every_official_name_has_its_place(manifest, rules, torso):
     def image(channels, size=512):
         return jnp.zeros((1, size, size, channels))
 
-    arguments = [image(3), image(9), jnp.zeros((1, 25))]
+    arguments = [image(3), jnp.zeros((1, 25))] if method == "reconstruct" else [image(3), image(9), jnp.zeros((1, 25))]
     if torso:
         arguments += [image(3), image(3), image(6), jnp.zeros((1, 68, 3)), jnp.zeros((1, 68, 3))]
-    wanted = jax.eval_shape(
-        functools.partial(model.init, method="__call__" if torso else "animate"), jax.random.key(0), *arguments
-    )
+    wanted = jax.eval_shape(functools.partial(model.init, method=method), jax.random.key(0), *arguments)
     convert.check_against(variables, wanted)
+    assert count in (None, sum(v.size for v in jax.tree.leaves(wanted["params"])))
 
 
 def example(b=1, s=32):

@@ -115,19 +115,24 @@ def test_head_noise_and_gradients_match_official():
 WARP = [f"sr_warp_{torso}_{fuse}" for torso in ("v1", "v2") for fuse in ("v1", "v2", "v3", "nofuse")]
 
 
+def fusion(case):
+    """The network and the names of a case of `WARP`."""
+    torso, fuse = case.split("_")[2:]
+    model = TorsoSuperResolution(
+        fuse={"nofuse": "concat"}.get(fuse, fuse),
+        torso_fields={} if torso == "v2" else {"version": 1, "alpha_input": False},
+    )
+    return model, names.RULES_V3 if fuse == "v3" else names.RULES
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", WARP)
 def test_fusion_matches_official(case):
     if not parity.available(case):
         pytest.skip("needs the fuller set of golden cases")
     meta, inputs, recorded = parity.load_case(case)
-    torso, fuse = case.split("_")[2:]
-    rules = names.RULES_V3 if fuse == "v3" else names.RULES
+    (model, rules), fuse = fusion(case), case.split("_")[-1]
     variables = convert.to_variables(parity.official_weights(meta["model"]), rules)
-    model = TorsoSuperResolution(
-        fuse={"nofuse": "concat"}.get(fuse, fuse),
-        torso_fields={} if torso == "v2" else {"version": 1, "alpha_input": False},
-    )
     images = [channels_last(inputs[k]) for k in ("rgb", "x", "weights_img", "ref_torso_rgb", "ref_bg_rgb", "segmap")]
     args = (*images, inputs["kp_s"], inputs["kp_d"], inputs["ws"][0, -1])
     out, state = jax.jit(lambda v, *a: model.apply(v, *a, capture_intermediates=True))(variables, *args)
@@ -175,13 +180,16 @@ def test_fusion_gradients_match_official():
         parity.check(case, meta, recorded, f"grad/{name}", leaf({"params": grads}, names.RULES, name))
 
 
-def test_released_names_and_shapes_fit():
-    manifest = json.loads((parity.CASES.parent / "manifests" / "sr_warp_v2_v2.json").read_text())
-    state = {name: np.broadcast_to(np.float32(0), spec["shape"]) for name, spec in manifest.items()}
-    model = TorsoSuperResolution()
+@pytest.mark.parametrize("case", WARP)
+def test_official_names_and_shapes_fit(case):
+    path = parity.CASES.parent / "manifests" / f"{case}.json"
+    if not path.exists():
+        pytest.skip("needs the fuller set of golden cases")
+    state = {name: np.broadcast_to(np.float32(0), s["shape"]) for name, s in json.loads(path.read_text()).items()}
+    model, rules = fusion(case)
     shapes = [(1, 128, 128, c) for c in (3, 32, 1)] + [(1, 512, 512, c) for c in (3, 3, 6)] + [(1, 68, 3)] * 2
     wanted = jax.eval_shape(model.init, jax.random.key(0), *(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes))
-    convert.check_against(convert.to_variables(state, names.RULES), wanted)
+    convert.check_against(convert.to_variables(state, rules), wanted)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from r3p.models import layers
 from r3p.models.decoder import Decoder, Head, render_head
 from r3p.models.img2plane import ImageToPlanes
 from r3p.models.motion_adapter import MotionAdapter
+from r3p.models.planes import GridRefiner
 from r3p.models.superres import FusionCache, FusionOutput, SuperResolution, TorsoSuperResolution
 
 Array = jax.Array
@@ -33,6 +34,8 @@ class Portrait(nn.Module):
         and `TorsoSuperResolution` or `SuperResolution`.
       double_planes: whether planes have twice the sides of what image-to-plane and adapter give, which is enlarged:
         planes that are adapted to a portrait then hold more of it, at the same cost of both networks.
+      grid_blocks: of `GridRefiner` on the canonical tri-grids (`trigrid_v2`: 1 for up to three slices, 2 for more);
+        image-to-plane then wants a `depth` above 1. 0 = none.
       coarse, fine, box_warp, box, shared_limits, chunk: of `r3p.render.render`.
       dtype: in which the networks compute; rays and compositing stay float32.
     """
@@ -45,6 +48,7 @@ class Portrait(nn.Module):
     decoder_fields: Mapping[str, Any] = FrozenDict()
     superres_fields: Mapping[str, Any] = FrozenDict()
     double_planes: bool = False
+    grid_blocks: int = 0
     coarse: int = 48
     fine: int = 48
     box_warp: float = 1.0
@@ -58,6 +62,8 @@ class Portrait(nn.Module):
             raise InputError(f"plane fusion {self.plane_fusion!r} is unknown: choose add or mul")
         self.img2plane = ImageToPlanes(**self.img2plane_fields, dtype=self.dtype)
         self.adapter = MotionAdapter(**self.adapter_fields, dtype=self.dtype)
+        if self.grid_blocks:
+            self.grid = GridRefiner(self.grid_blocks, dtype=self.dtype)
         self.decoder = Decoder(**self.decoder_fields)
         kind: Any = TorsoSuperResolution if self.torso else SuperResolution
         self.superres = kind(**self.superres_fields, dtype=self.dtype)
@@ -88,8 +94,9 @@ class Portrait(nn.Module):
     def canonical(
         self, image: Array, alpha: Array | None = None, camera: Array | None = None, *, train: bool = False
     ) -> Array:
-        """Canonical tri-planes [b, 3, h, w, c] of the head on black [b, source_size, source_size, 3] in [-1, 1]."""
-        return self._enlarged(self.img2plane(image, alpha, camera, train=train))
+        """Canonical planes [b, 3, (d,) h, w, c] of the head on black [b, source_size, source_size, 3] in [-1, 1]."""
+        planes = self.img2plane(image, alpha, camera, train=train)
+        return self._enlarged(self.grid(planes) if self.grid_blocks else planes)
 
     def encode(self, torso_image: Array, background: Array, segmap: Array, *, train: bool = False) -> FusionCache:
         """What a portrait's torso and background give to every frame, see `TorsoSuperResolution.encode`."""
@@ -117,7 +124,7 @@ class Portrait(nn.Module):
         """Renders the head.
 
         Args:
-          planes: [b, 3, h, w, c].
+          planes: [b, 3, (d,) h, w, c].
           camera: [b, 25].
           resolution: rays along a side; None = the super-resolution's raw resolution.
           jitter, u: [b, resolution**2, coarse] and [b, resolution**2, fine], see `r3p.render.render`.

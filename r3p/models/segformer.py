@@ -40,6 +40,14 @@ SCALES = {
 }
 
 
+def encoder_fields(scale: str) -> dict[str, Any]:
+    """Fields of `MixTransformer` for a published size, b0 to b5; the fields not given are the same for all of them."""
+    if scale not in SCALES:
+        raise InputError(f"encoder scale {scale!r} is unknown: choose one of {', '.join(SCALES)}")
+    depths, widths = SCALES[scale]
+    return {"depths": depths, "widths": widths}
+
+
 def _shifted_sum(x: Array, kernel: Array) -> Array:
     h, w = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))

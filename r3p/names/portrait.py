@@ -1,7 +1,7 @@
 """Official names of whole models: image-to-plane, head, and head with torso (`OSAvatar...` in the original)."""
 
 from r3p.convert import Rule
-from r3p.names import decoder, img2plane, motion_adapter, superres
+from r3p.names import decoder, img2plane, motion_adapter, planes, superres
 from r3p.names.segformer import nest
 
 _DECODER = nest(decoder.RULES, "", "decoder")
@@ -17,6 +17,8 @@ IMAGE_TO_PLANE = [
     *nest(img2plane.RULES, "img2plane_backbone.", "img2plane"),
     *_DECODER,
     *nest(superres.HEAD, "superresolution.", "superres"),
+    # Of tri-grids alone (`trigrid_v2`).
+    *nest(planes.RULES, "plane2grid_module.", "grid"),
 ]
 HEAD = [*_HEAD, *nest(superres.HEAD, "superresolution.", "superres")]
 RULES = [*_HEAD, *nest(superres.RULES, "superresolution.", "superres")]

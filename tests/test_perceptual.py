@@ -1,0 +1,117 @@
+"""Perceptual loss: golden case of the official networks, its formula and its gradients on small ones."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import parity
+import pytest
+from official import captured, channels_first, channels_last, drawn, quick_jit
+
+from r3p import convert
+from r3p.errors import InputError
+from r3p.models.perceptual import FACES, VGG, VGG16, PerceptualLoss
+from r3p.names.perceptual import RULES
+
+SMALL = dict(widths=(3, 4, 4, 5, 5))
+TINY = PerceptualLoss(size=128, vgg19_fields=SMALL, vggface_fields=SMALL)
+
+
+@pytest.fixture(autouse=True)
+def full_precision():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+def images(size, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, (2, 1, size, size, 3)).astype(np.float32)
+
+
+@pytest.mark.slow
+def test_matches_official():
+    case = "perceptual"
+    meta, inputs, recorded = parity.load_case(case)
+    variables = convert.to_variables(parity.official_weights(meta["model"]), RULES)
+    model = PerceptualLoss()
+    a, b, a128, b128 = (channels_last(inputs[k]) for k in ("a", "b", "a128", "b128"))
+    values = {}
+    run = jax.jit(lambda v, a: [model.bind(v).vgg19(a), model.bind(v).vggface(a)])
+    for name, seen in zip(("vgg19", "vggface"), run(variables, a), strict=True):
+        values |= {f"{name}/relu_{i + 1}_1": channels_first(x) for i, x in enumerate(seen)}
+    values["loss512"] = jax.jit(model.apply)(variables, a, b)[None]
+    loss128, grad = jax.jit(jax.value_and_grad(model.apply, argnums=1))(variables, a128, b128)
+    values |= {"loss128": loss128[None], "loss128_grad": channels_first(grad)}
+    assert values.keys() == recorded.keys()
+    for name, value in values.items():
+        parity.check(case, meta, recorded, name, value)
+
+
+def test_official_names_fill_the_networks():
+    manifest = json.loads((parity.CASES.parent / "manifests" / "perceptual.json").read_text())
+    state = {name: np.broadcast_to(np.float32(0), spec["shape"]) for name, spec in manifest.items()}
+    image = jax.ShapeDtypeStruct((1, 512, 512, 3), jnp.float32)
+    wanted = jax.eval_shape(PerceptualLoss().init, jax.random.key(0), image, image)
+    convert.check_against(convert.to_variables(state, RULES), wanted)
+    # Whole, the networks are the published ones: 20.0 and 14.7 million.
+    for convs, count in (((2, 2, 4, 4, 4), 20_024_384), ((2, 2, 3, 3, 3), 14_714_688)):
+        shapes = jax.eval_shape(VGG(convs).init, jax.random.key(0), image)
+        assert sum(v.size for v in jax.tree.leaves(shapes)) == count
+    assert sum(np.prod(spec["shape"]) for spec in manifest.values()) == 20_024_384 + 14_714_688
+
+
+def test_formula():
+    """Every term by hand, from the networks' own activations."""
+    a, b = images(128)
+    variables = drawn(TINY, a, b)
+    got, state = quick_jit(functools.partial(TINY.apply, capture_intermediates=True))(variables, a, b)
+    seen = state["intermediates"]
+    weights = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1)
+    assert len(seen["vgg19"]["__call__"]) == 8 and len(seen["vggface"]["__call__"]) == 2
+
+    def terms(pair):
+        return [
+            np.abs(np.asarray(x, np.float64) - np.asarray(y, np.float64)).mean() for x, y in zip(*pair, strict=True)
+        ]
+
+    pairs = [terms(seen["vgg19"]["__call__"][i : i + 2]) for i in range(0, 8, 2)]
+    want = np.dot(weights, pairs[0]) + sum(p[-1] for p in pairs[1:])
+    want += np.dot(weights, terms(seen["vggface"]["__call__"])) / 255
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    assert [x.shape for x in captured(state, "vggface")] == [
+        (1, 128 // 2**i, 128 // 2**i, w) for i, w in enumerate(SMALL["widths"])
+    ]
+
+
+def test_is_zero_for_equal_images_and_leaves_the_target_alone():
+    a, b = images(64, seed=1)
+    variables = drawn(TINY, a, b)
+    run = quick_jit(jax.value_and_grad(TINY.apply, argnums=(1, 2)))
+    value, (to_prediction, to_target) = run(variables, a, b)
+    assert value > 0 and jnp.isfinite(to_prediction).all() and jnp.any(to_prediction)
+    assert not jnp.any(to_target)
+    assert run(variables, a, a)[0] == 0
+
+
+def test_networks_want_their_own_colours():
+    grey = np.broadcast_to(np.float32(FACES["mean"]), (1, 16, 16, 3))
+    network = VGG(VGG16, (4,) * 5, **FACES)
+    variables = drawn(network, grey)
+    bias = variables["params"]["conv0_0"]["bias"]
+    np.testing.assert_allclose(
+        network.apply(variables, grey)[0], np.broadcast_to(np.maximum(bias, 0), (1, 16, 16, 4)), atol=1e-5
+    )
+
+
+def test_half_precision_is_close():
+    a, b = images(128, seed=2)
+    variables = drawn(TINY, a, b)
+    full, half = (quick_jit(TINY.clone(dtype=d).apply)(variables, a, b) for d in (jnp.float32, jnp.bfloat16))
+    assert half.dtype == jnp.float32
+    np.testing.assert_allclose(half, full, rtol=0.05)
+
+
+def test_other_shapes_are_refused():
+    with pytest.raises(InputError, match=r"give two equal shapes \[b, h, w, 3\]"):
+        jax.eval_shape(TINY.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)), jnp.zeros((2, 64, 64, 3)))
