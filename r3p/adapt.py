@@ -26,14 +26,15 @@ Tree = Any
 
 PARTS = ("adapter", "decoder", "superres")
 LOSS = dict(raw=1.0, raw_mask=0.5, image=2.0, edges=1.0, torso=0.5, person=0.3, entropy=0.01, lpips=0.5)
-# Groups of parameters, and their share of the learning rate; how the torso moves is common to all people.
+# Groups of parameters, and their share of the learning rate; how torsos move is common to all people, and faces nearly.
 GROUPS = (
     ("^canonical", "canonical"),
     ("^superres/torso/motion", "torso_motion"),
     ("^superres/torso", "torso"),
     (stage.UNIT_VARIANCE, "unit_variance"),
+    ("^adapter", "adapter"),
 )
-RATES = {"canonical": 30.0, "torso_motion": 0.0, "torso": 4.0, "unit_variance": 6.0}
+RATES = {"canonical": 30.0, "torso_motion": 0.0, "torso": 4.0, "unit_variance": 6.0, "adapter": 0.3}
 
 
 class Teacher(Protocol):
