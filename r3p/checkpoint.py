@@ -32,6 +32,11 @@ def save_weights(folder: str | os.PathLike[str], trees: Mapping[str, Tree], meta
     ocp.save(path, jax.tree.map(lambda x: np.asarray(x, order="C"), dict(trees)), custom_metadata=dict(meta))
 
 
+def is_weights(folder: Path) -> bool:
+    """Whether a folder is one of `save_weights`, by what orbax leaves in it."""
+    return (folder / "_CHECKPOINT_METADATA").exists()
+
+
 def load_weights(folder: str | os.PathLike[str]) -> tuple[dict[str, Tree], dict[str, Any]]:
     """What `save_weights` wrote: arrays of NumPy, and their description.
 

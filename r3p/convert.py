@@ -154,10 +154,10 @@ def bookkeeping(name: str, shape: tuple[int, ...], dtype: np.dtype) -> Array:
 def official_names(paths: Iterable[str], rules: Iterable[Rule]) -> dict[str, tuple[str, Rule]]:
     """Official name and rule of each path that has one, from the tables read backwards."""
     compiled = [(re.compile(rule.pattern), rule) for rule in rules]
-    backwards = [(*_backwards(rule), rule) for _, rule in compiled if rule.path is not None]
+    backwards = [_backwards(rule) for _, rule in compiled if rule.path is not None]
     out = {}
     for path in paths:
-        for pattern, parts, rule in backwards:
+        for pattern, parts in backwards:
             match = pattern.fullmatch(path)
             if not match:
                 continue

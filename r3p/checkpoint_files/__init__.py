@@ -66,9 +66,9 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Opened]:
                 arrays = flatten(tree)
                 if not arrays:
                     raise InputError("it holds no arrays: give a checkpoint")
-                yield Opened(arrays, tree)
             except InputError as error:
                 raise InputError(f"{path}: {error}") from error
+            yield Opened(arrays, tree)
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

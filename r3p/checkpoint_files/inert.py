@@ -7,7 +7,7 @@ can be reached. The few value types that are made: plain containers, numbers, te
 """
 
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -17,10 +17,11 @@ Name = tuple[str, str]
 
 _PLAIN = (str, bytes, int, float, type(None))
 _PYTHON2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
-_PUSHED = frozenset(
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE "
-    "SHORT_BINUNICODE BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8".split()
-)
+_PUSHED = {
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
+    "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES",
+    "BINBYTES8", "BYTEARRAY8",
+}  # fmt: skip
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
@@ -129,7 +130,8 @@ def _run(stream: IO[bytes] | Any, admitted: Admitted) -> Any:
         items, stack = stack, marked.pop()
         return items
 
-    for opcode, arg, _ in pickletools.genops(stream):
+    opcodes: Iterator[tuple[Any, Any, Any]] = pickletools.genops(stream)
+    for opcode, arg, _ in opcodes:
         name = opcode.name
         if name in _PUSHED:
             stack.append(arg)

@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from r3p.checkpoint_files import arrays
-from r3p.checkpoint_files.inert import Admitted, Instance, StandIn, interpret
+from r3p.checkpoint_files.inert import Admitted, Instance, Name, StandIn, interpret
 from r3p.errors import InputError
 
 MAGIC = 0x1950A86A20F9469CFC6C  # of the older layout
@@ -168,7 +168,7 @@ def _mapping(items: Any = ()) -> dict[Any, Any]:
     return out
 
 
-_CALLS = {
+_CALLS: dict[Name, Callable[..., Any]] = {
     **arrays.CALLS,
     ("collections", "OrderedDict"): _mapping,
     ("torch._utils", "_rebuild_tensor"): _tensor,
@@ -340,7 +340,7 @@ def _network_class(module: str, name: str) -> bool:
 
 def read_networks(stream: mmap.mmap | io.BytesIO) -> Any:
     """The tree of a pickle of networks as StyleGAN and EG3D write it: recorded states, nothing of their code."""
-    calls = {
+    calls: dict[Name, Callable[..., Any]] = {
         **_CALLS,
         ("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent_object,
         ("torch.storage", "_load_from_bytes"): _from_bytes,

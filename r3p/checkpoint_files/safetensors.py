@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import IO, Any
 
 import numpy as np
@@ -87,7 +88,7 @@ def read_safetensors(file: IO[bytes], length: int) -> dict[str, Any]:
         places.append((begin, end, name))
         out[name] = _Slice(file, 8 + size + begin, shape, dtype)
     places.sort()
-    for (_, end, _), (begin, _, name) in zip(places, places[1:], strict=False):
+    for (_, end, _), (begin, _, name) in pairwise(places):
         if begin < end:
             raise InputError(f"the file lays {name} over another array: it is damaged")
     return out
