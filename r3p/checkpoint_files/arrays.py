@@ -9,7 +9,7 @@ from r3p.checkpoint_files.inert import Instance, Name, StandIn, key
 from r3p.errors import InputError
 
 _KINDS = frozenset({"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"})
-_DEEPEST, _MOST = 64, 2_000_000  # levels and nodes of a file's tree
+_DEEPEST, _MOST = 64, 500_000  # levels and nodes of a file's tree
 
 
 class Stored(Protocol):
