@@ -1,6 +1,7 @@
 """Training checkpoints and folders of weights: the only importer of orbax."""
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,13 @@ def save_weights(folder: str | os.PathLike[str], trees: Mapping[str, Tree], meta
     if path.exists():
         path.rmdir()
     path.parent.mkdir(parents=True, exist_ok=True)
-    ocp.save(path, jax.tree.map(lambda x: np.asarray(x, order="C"), dict(trees)), custom_metadata=dict(meta))
+    try:
+        ocp.save(path, jax.tree.map(lambda x: np.asarray(x, order="C"), dict(trees)), custom_metadata=dict(meta))
+    except BaseException:
+        for left in path.parent.iterdir():
+            if left.name.startswith(f"{path.name}.orbax-checkpoint-tmp"):
+                shutil.rmtree(left, ignore_errors=True)
+        raise
 
 
 def is_weights(folder: Path) -> bool:

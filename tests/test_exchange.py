@@ -9,7 +9,7 @@ import parity
 import pytest
 from test_portrait import TINY, TORSO, drawn, example
 
-from r3p import avatar, cli, convert, recognise, speech_motion, weights
+from r3p import avatar, checkpoint, cli, convert, recognise, speech_motion, weights
 from r3p.checkpoint_files import opened, read_arrays
 from r3p.checkpoint_files.write import write_torch
 from r3p.convert import Rule, check_against, to_official, to_variables
@@ -215,6 +215,19 @@ def test_a_model_of_ours_there_and_back(tmp_path, capsys):
     assert again == avatar.load_model(npz)[0]
     jax.tree.map(np.testing.assert_array_equal, trees, variables)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npz", "a.pt", "w"]
+
+
+def test_nothing_half_written_stays(tmp_path, monkeypatch):
+    def fails(path, *_, **__):
+        (tmp_path / "w.orbax-checkpoint-tmp-7").mkdir()
+        raise OSError("no space left")
+
+    monkeypatch.setattr(checkpoint.ocp, "save", fails)
+    with pytest.raises(OSError, match="no space"):
+        checkpoint.save_weights(tmp_path / "w", {"params": {"a": np.ones(2)}}, {"kind": "x"})
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match="empty, such as"):
+        checkpoint.save_weights(tmp_path / "w", {"params": {"a": np.ones((0, 2))}}, {"kind": "x"})
 
 
 def test_several_networks_in_one_file(tmp_path, capsys):

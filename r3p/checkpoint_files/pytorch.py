@@ -204,7 +204,7 @@ def check_members(archive: zipfile.ZipFile, length: int) -> None:
     end = length
     for info in sorted(archive.infolist(), key=lambda i: i.header_offset, reverse=True):
         path = PurePosixPath(info.filename.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+        if not path.parts or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
             raise InputError(f"the archive has a member {info.filename!r}, outside of it: do not trust this file")
         if info.filename in names:
             raise InputError(f"the archive has two members {info.filename!r}: do not trust this file")
@@ -226,7 +226,7 @@ def read_zip(file: IO[bytes], length: int) -> Any:
     """The tree of a zip checkpoint; its tensors read from `file` later."""
     try:
         archive = zipfile.ZipFile(file)
-    except zipfile.BadZipFile as error:
+    except Exception as error:  # a broken archive may raise nearly anything
         raise InputError(f"the archive is cut off or damaged ({error}): fetch it again") from None
     check_members(archive, length)
     members = {info.filename: info for info in archive.infolist()}
@@ -241,7 +241,7 @@ def read_zip(file: IO[bytes], length: int) -> Any:
             return archive.read(members[root + name])
         except KeyError:
             raise InputError(f"the archive has no member {root + name}: it is damaged; fetch it again") from None
-        except (zipfile.BadZipFile, EOFError, OSError) as error:
+        except Exception as error:
             raise InputError(f"the archive's member {root + name} is damaged ({error}): fetch it again") from None
 
     big = root + "byteorder" in members and member("byteorder") == b"big"
