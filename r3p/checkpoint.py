@@ -1,15 +1,64 @@
-"""Training checkpoints: the only importer of orbax."""
+"""Training checkpoints and folders of weights: the only importer of orbax."""
 
 import os
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from r3p.errors import InputError
 
 Tree = Any
+
+
+def save_weights(folder: str | os.PathLike[str], trees: Mapping[str, Tree], meta: Mapping[str, Any]) -> None:
+    """Writes variables with their description; the folder, which must not exist or be empty, appears whole or not.
+
+    Raises:
+      InputError: when there is something already, or an array is empty.
+    """
+    path = Path(folder).absolute()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{folder} exists already: choose another name, or remove it")
+    empty = [jax.tree_util.keystr(k) for k, v in jax.tree_util.tree_leaves_with_path(dict(trees)) if not np.size(v)]
+    if empty:
+        raise InputError(f"{len(empty)} arrays are empty, such as {empty[0]}: these cannot be written")
+    if path.exists():
+        path.rmdir()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        ocp.save(path, jax.tree.map(lambda x: np.asarray(x, order="C"), dict(trees)), custom_metadata=dict(meta))
+    except BaseException:
+        for left in path.parent.iterdir():
+            if left.name.startswith(f"{path.name}.orbax-checkpoint-tmp"):
+                shutil.rmtree(left, ignore_errors=True)
+        raise
+
+
+def is_weights(folder: Path) -> bool:
+    """Whether a folder is one of `save_weights`, by what orbax leaves in it."""
+    return (folder / "_CHECKPOINT_METADATA").exists()
+
+
+def load_weights(folder: str | os.PathLike[str]) -> tuple[dict[str, Tree], dict[str, Any]]:
+    """What `save_weights` wrote: arrays of NumPy, and their description.
+
+    Raises:
+      InputError: when the folder holds no such thing.
+    """
+    path = Path(folder).absolute()
+    try:
+        meta = ocp.metadata(path).custom_metadata
+        if not isinstance(meta, dict) or "kind" not in meta:
+            raise ValueError("it has no description")
+        return jax.tree.map(np.asarray, ocp.load(path)), meta
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        reason = str(error.__cause__ or error).split("\n")[0][:200]
+        raise InputError(f"{folder} is no folder of weights ({reason}): give one that r3p convert wrote") from error
 
 
 class Checkpoints:

@@ -1,4 +1,4 @@
-"""The front door: `r3p demo | talk | train | assets`. Bad input ends in one sentence and exit status 2."""
+"""The front door: `r3p demo | talk | train | convert | assets`. Bad input ends in one sentence and exit status 2."""
 
 import argparse
 import sys
@@ -11,6 +11,7 @@ COMMANDS = {
     "demo": "a talking video of a public-domain portrait: the first thing to run",
     "talk": "a portrait and speech, or a driving video, to a talking video",
     "train": "train one stage",
+    "convert": "an official checkpoint to weights of r3p, and back",
     "assets": "fetch the face models (once; after that no network is needed)",
 }
 EXAMPLES = """examples:
@@ -47,6 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from r3p.train import main as train
 
             return train(arguments[1:])
+        if command == "convert":
+            from r3p.exchange import main as convert
+
+            return convert(arguments[1:])
         from r3p.assets.fetch import main as fetch
 
         fetch(arguments[1:])

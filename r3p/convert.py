@@ -1,7 +1,7 @@
-"""Official PyTorch names and layouts to Flax variables: one table of rules a network (`r3p.names`).
+"""Official PyTorch names and layouts to Flax variables and back: one table of rules a network (`r3p.names`).
 
 NCHW exists only here. A rule maps one family of official names to one path of our tree; a name that no rule knows,
-or a leaf of ours that nothing fills, is an error that prints both lists.
+or a leaf of ours that nothing fills, is an error that prints both lists. `to_official` reads the same tables backwards.
 """
 
 import re
@@ -26,6 +26,15 @@ LAYOUTS = {
     "conv3d": lambda a: a.transpose(2, 3, 4, 1, 0),  # [out, in, d, h, w] -> [d, h, w, in, out]
     # A dense layer over flattened 4x4 images: [out, in * h * w] -> [h * w * in, out].
     "flat4x4": lambda a: a.reshape(len(a), -1, 4, 4).transpose(2, 3, 1, 0).reshape(-1, len(a)),
+}
+
+# The way back.
+INVERSES = {
+    "raw": lambda a: a,
+    "linear": lambda a: a.T,
+    "conv1d": lambda a: a.transpose(2, 1, 0),
+    "conv2d": lambda a: a.transpose(3, 2, 0, 1),
+    "conv3d": lambda a: a.transpose(4, 3, 0, 1, 2),
 }
 
 
@@ -80,3 +89,114 @@ def check_against(variables: Mapping[str, Any], wanted: Mapping[str, Any]) -> No
         raise InputError(
             f"the weights do not fit this network: missing {missing[:20]}, left over {extra[:20]}, shapes {shapes[:20]}"
         )
+
+
+# ------------------------------------------------------------------------------------------------ and back
+def to_official(
+    variables: Mapping[str, Any], rules: Iterable[Rule], manifest: Mapping[str, Any] | None = None
+) -> dict[str, Array]:
+    """The inverse of `to_variables`: Flax variables in official names and layouts.
+
+    Args:
+      variables: `{collection: tree}`.
+      rules: the table that they were converted with.
+      manifest: `{name: (shape, type)}` of the official state dict, in whose order the result is. It also has the
+        bookkeeping arrays that our tree does not hold; these come out as `bookkeeping` says. None = without these.
+
+    Raises:
+      InputError: when a leaf has no official name, or names or shapes are not those of the manifest.
+    """
+    rules = list(rules)
+    flat = traverse_util.flatten_dict(dict(variables), sep="/")
+    held: dict[str, Array] = {}
+    nameless = []
+    names = official_names(flat, rules)
+    for path, value in flat.items():
+        if path in names:
+            name, rule = names[path]
+            held[name] = np.asarray(INVERSES[rule.kind](np.asarray(value)))
+        else:
+            nameless.append(path)
+    if nameless:
+        raise InputError(f"no rule gives these {len(nameless)} leaves an official name: {', '.join(nameless[:20])}")
+    if manifest is None:
+        return held
+    kept_out = [re.compile(rule.pattern) for rule in rules if rule.path is None]
+    out, missing, shapes = {}, [], []
+    for name, (shape, dtype) in manifest.items():
+        if name in held:
+            out[name] = held.pop(name)
+            if out[name].shape != tuple(shape):
+                shapes.append(f"{name}: {out[name].shape} instead of {tuple(shape)}")
+        elif any(pattern.fullmatch(name) for pattern in kept_out):
+            out[name] = bookkeeping(name, tuple(shape), np.dtype(dtype))
+        else:
+            missing.append(name)
+    if missing or held or shapes:
+        raise InputError(
+            f"the variables do not fill this manifest: missing {missing[:20]}, left over {sorted(held)[:20]}, "
+            f"shapes {shapes[:20]}"
+        )
+    return out
+
+
+def bookkeeping(name: str, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """What stands for an official array that our trees do not hold.
+
+    The filter of StyleGAN's layers is a constant of the code. All else is zero: counts of batches, noise that is
+    switched off, weights of losses at their start, and layers that are never called.
+    """
+    if name.rsplit(".", 1)[-1] == "resample_filter":
+        row = np.array([1, 3, 3, 1]) / 8
+        if shape != (4, 4):
+            raise InputError(f"{name} is of shape {shape}: expected the filter [1, 3, 3, 1] in both directions, (4, 4)")
+        return np.outer(row, row).astype(dtype)
+    return np.zeros(shape, dtype)
+
+
+def official_names(paths: Iterable[str], rules: Iterable[Rule]) -> dict[str, tuple[str, Rule]]:
+    """Official name and rule of each path that has one, from the tables read backwards."""
+    compiled = [(re.compile(rule.pattern), rule) for rule in rules]
+    backwards = [_backwards(rule) for _, rule in compiled if rule.path is not None]
+    out = {}
+    for path in paths:
+        for pattern, parts in backwards:
+            match = pattern.fullmatch(path)
+            if not match:
+                continue
+            name = "".join(part if isinstance(part, str) else match[f"g{part}"] for part in parts)
+            # Tables are read from the top: the name counts when it comes back to this path.
+            first = next(((m, r) for p, r in compiled if (m := p.fullmatch(name))), None)
+            if first and first[1].path is not None and first[0].expand(first[1].path) == path:
+                out[path] = name, first[1]
+                break
+    return out
+
+
+def _backwards(rule: Rule) -> tuple[re.Pattern[str], list[str | int]]:
+    """The pattern of the paths that a rule gives, with groups g1, g2 ..., and the parts of the names they come from."""
+    assert rule.path is not None
+    parts: list[str | int] = []
+    groups: list[str] = []
+    rest = rule.pattern
+    while rest:
+        if match := re.match(r"\(([^()?][^()]*)\)(?![*+?{])", rest):
+            groups.append(match[1])
+            parts.append(len(groups))
+        elif match := re.match(r"\\([^\w\s])|([^\\()\[\]{}.*+?|^$])", rest):
+            parts.append(match[1] or match[2])
+        else:
+            raise InputError(f"the pattern {rule.pattern!r} cannot be read backwards at {rest!r}: use groups and text")
+        rest = rest[match.end() :]
+    seen: set[int] = set()
+    path = ""
+    for piece in re.split(r"(\\\d+)", rule.path):
+        if not re.fullmatch(r"\\\d+", piece):
+            path += re.escape(piece)
+            continue
+        number = int(piece[1:])
+        path += f"(?P=g{number})" if number in seen else f"(?P<g{number}>{groups[number - 1]})"
+        seen.add(number)
+    if len(seen) != len(groups):
+        raise InputError(f"the pattern {rule.pattern!r} has a group that its path {rule.path!r} does not use")
+    return re.compile(path), parts
