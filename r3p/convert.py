@@ -32,9 +32,11 @@ LAYOUTS = {
 INVERSES = {
     "raw": lambda a: a,
     "linear": lambda a: a.T,
+    "image": lambda a: a.transpose(2, 0, 1),
     "conv1d": lambda a: a.transpose(2, 1, 0),
     "conv2d": lambda a: a.transpose(3, 2, 0, 1),
     "conv3d": lambda a: a.transpose(4, 3, 0, 1, 2),
+    "flat4x4": lambda a: a.reshape(4, 4, -1, a.shape[1]).transpose(3, 2, 0, 1).reshape(a.shape[1], -1),
 }
 
 
@@ -52,17 +54,29 @@ class Rule:
     kind: str = "raw"
 
 
+Compiled = list[tuple[re.Pattern[str], Rule]]
+
+
+def _compiled(rules: Iterable[Rule]) -> Compiled:
+    return [(re.compile(rule.pattern), rule) for rule in rules]
+
+
+def _first(compiled: Compiled, name: str) -> tuple[re.Match[str] | None, Rule | None]:
+    """The rule that counts for a name: tables are read from the top."""
+    return next(((match, rule) for pattern, rule in compiled if (match := pattern.fullmatch(name))), (None, None))
+
+
 def to_variables(state: Mapping[str, Array], rules: Iterable[Rule]) -> dict[str, Any]:
     """Converts an official state dict to Flax variables `{collection: tree}`.
 
     Raises:
       InputError: when a name is known to no rule, or two names land on one leaf.
     """
-    compiled = [(re.compile(rule.pattern), rule) for rule in rules]
+    compiled = _compiled(rules)
     flat: dict[tuple[str, ...], Array] = {}
     unknown = []
     for name, value in state.items():
-        match, rule = next(((m, r) for p, r in compiled if (m := p.fullmatch(name))), (None, None))
+        match, rule = _first(compiled, name)
         if match is None or rule is None:
             unknown.append(name)
         elif rule.path is not None:
@@ -106,35 +120,27 @@ def to_official(
     Raises:
       InputError: when a leaf has no official name, or names or shapes are not those of the manifest.
     """
-    rules = list(rules)
-    flat = traverse_util.flatten_dict(dict(variables), sep="/")
-    held: dict[str, Array] = {}
-    nameless = []
-    names = official_names(flat, rules)
-    for path, value in flat.items():
-        if path in names:
-            name, rule = names[path]
-            held[name] = np.asarray(INVERSES[rule.kind](np.asarray(value)))
-        else:
-            nameless.append(path)
-    if nameless:
-        raise InputError(f"no rule gives these {len(nameless)} leaves an official name: {', '.join(nameless[:20])}")
+    flat = {k: np.asarray(v) for k, v in traverse_util.flatten_dict(dict(variables), sep="/").items()}
     if manifest is None:
-        return held
-    kept_out = [re.compile(rule.pattern) for rule in rules if rule.path is None]
+        names = official_names(flat, rules)
+        if nameless := [path for path in flat if path not in names]:
+            raise InputError(f"no rule gives these {len(nameless)} leaves an official name: {', '.join(nameless[:20])}")
+        return {names[path][0]: np.asarray(INVERSES[names[path][1].kind](value)) for path, value in flat.items()}
+    compiled = _compiled(rules)
     out, missing, shapes = {}, [], []
     for name, (shape, dtype) in manifest.items():
-        if name in held:
-            out[name] = held.pop(name)
+        match, rule = _first(compiled, name)
+        if rule and rule.path is None:
+            out[name] = bookkeeping(name, tuple(shape), np.dtype(dtype))
+        elif rule and match and (path := match.expand(str(rule.path))) in flat:
+            out[name] = np.asarray(INVERSES[rule.kind](flat.pop(path)))
             if out[name].shape != tuple(shape):
                 shapes.append(f"{name}: {out[name].shape} instead of {tuple(shape)}")
-        elif any(pattern.fullmatch(name) for pattern in kept_out):
-            out[name] = bookkeeping(name, tuple(shape), np.dtype(dtype))
         else:
             missing.append(name)
-    if missing or held or shapes:
+    if missing or flat or shapes:
         raise InputError(
-            f"the variables do not fill this manifest: missing {missing[:20]}, left over {sorted(held)[:20]}, "
+            f"the variables do not fill this manifest: missing {missing[:20]}, left over {sorted(flat)[:20]}, "
             f"shapes {shapes[:20]}"
         )
     return out
@@ -156,7 +162,7 @@ def bookkeeping(name: str, shape: tuple[int, ...], dtype: np.dtype) -> Array:
 
 def official_names(paths: Iterable[str], rules: Iterable[Rule]) -> dict[str, tuple[str, Rule]]:
     """Official name and rule of each path that has one, from the tables read backwards."""
-    compiled = [(re.compile(rule.pattern), rule) for rule in rules]
+    compiled = _compiled(rules)
     backwards = [_backwards(rule) for _, rule in compiled if rule.path is not None]
     out = {}
     for path in paths:
@@ -165,10 +171,10 @@ def official_names(paths: Iterable[str], rules: Iterable[Rule]) -> dict[str, tup
             if not match:
                 continue
             name = "".join(part if isinstance(part, str) else match[f"g{part}"] for part in parts)
-            # Tables are read from the top: the name counts when it comes back to this path.
-            first = next(((m, r) for p, r in compiled if (m := p.fullmatch(name))), None)
-            if first and first[1].path is not None and first[0].expand(first[1].path) == path:
-                out[path] = name, first[1]
+            # The name counts when it comes back to this path.
+            match, rule = _first(compiled, name)
+            if match and rule and rule.path is not None and match.expand(rule.path) == path:
+                out[path] = name, rule
                 break
     return out
 
