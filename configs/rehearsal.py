@@ -6,7 +6,7 @@ python -m r3p.export --workdir ~/r3p_runs/small --out ~/r3p_runs/small.npz
 python -m r3p.train --config configs/rehearsal.py:finish --workdir ~/r3p_runs/finish --set start=~/r3p_runs/small.npz
 
 `small` took five minutes on an H200 whose 16 processors drew the portraits, half of the time waiting for them;
-`finish` takes three quarters of an hour on two processors.
+`finish` takes half an hour on two processors.
 """
 
 from ml_collections import ConfigDict
@@ -48,7 +48,7 @@ def get_config(mode: str = "small") -> ConfigDict:
         config.learning_rate = 5e-4
         config.learning_rate_factors = (("^canonical", 50.0), (UNIT_VARIANCE, 6.0))
         config.warmup_steps, config.average_decay = 50, 0.998
-        config.steps = config.schedule_steps = 1700
+        config.steps = config.schedule_steps = 1300
         config.checkpoint_every, config.preview_every = 200, 400
     elif mode == "smoke":
         config.steps, config.schedule_steps, config.warmup_steps = 4, 0, 1

@@ -50,7 +50,7 @@ def talk_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--blink", choices=("natural", "period", "none"), default="natural")
     p.add_argument("--temperature", type=float, default=0.2, help="variety of speech motion; 0 is deterministic")
-    p.add_argument("--mouth-amp", type=float, default=0.55, help="how far the mouth opens in speech (0..1)")
+    p.add_argument("--mouth-amp", type=float, default=0.3, help="how far the mouth opens in speech (0..1)")
     p.add_argument("--exp-scale", type=float, default=1.0, help="scales the driven expression")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--adapt", type=int, default=ADAPT_STEPS, metavar="STEPS", help="adaptation steps to the photograph")

@@ -29,19 +29,16 @@ def held_out(
 ) -> dict[str, float]:
     """Mean PSNR (dB) over `count` people, and that of the plain copy of the source in its place (`*_copy`).
 
-    view: another camera, same expression, the head on black at the renderer's resolution, which is image-to-plane's
-    and the renderer's work alone. frame: another camera and expression, the finished frame. frame_head: within the
-    head's mask.
+    view: another camera, same expression, the head on black at the renderer's resolution: image-to-plane's and the
+    renderer's work, with the motion diff-planes of an expression that stays (planes are never shown without any).
+    frame: another camera and expression, the finished frame. frame_head: within the head's mask.
     """
     people = People(seed, size, pncc_size, per_person=1)
     raw = model.raw_resolution
 
     @jax.jit
     def turned(batch: Any) -> Any:
-        image = stage.head_image(batch["source"], batch["source_segmap"], model.source_size)
-        planes = model.apply(variables, image, method="canonical")
-        head: Any = model.apply(variables, planes, batch["target_camera"], method="head")
-        return head.rgb
+        return stage.forward(model, variables, batch, None, train=False)[0][0].rgb
 
     @jax.jit
     def moved(batch: Any) -> Any:
