@@ -19,7 +19,7 @@ ASSETS = Path(__file__).parent / "assets"
 DEMO_PORTRAIT, DEMO_SPEECH = ASSETS / "astronaut.jpg", ASSETS / "speech.wav"
 FPS = 25
 ADAPT_STEPS = 140
-_FROM_PHOTOGRAPH = np.array([1, 0.74, 0.26], np.float32)  # of its expression, in the first frames of speech
+_FROM_PHOTOGRAPH = np.array([1, 0.5], np.float32)  # of its expression, in the first frames of speech
 NOTICE = "synthetic video made by r3p from one photograph"
 
 
