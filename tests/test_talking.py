@@ -38,7 +38,7 @@ def test_alignment_undoes_a_similarity():
 
 def test_a_hole_in_the_face_is_seen():
     angle = np.linspace(0, 2 * np.pi, 40)
-    outline = 128 + 60 * np.stack([np.cos(angle), np.sin(angle)], 1)
+    outline = 32 + 15 * np.stack([np.cos(angle), np.sin(angle)], 1)
     weight = np.ones((64, 64), np.float32)
     assert _hole(weight, outline) == 0
     weight[30:34, 30:34] = 0
