@@ -1,6 +1,6 @@
 """The small speech-to-expression network, trained on synthetic speech.
 
-    python -m data_pipelines.speech --out ~/r3p_data/speech --utterances 3300 --seed 1
+    python -m data_pipelines.speech --out ~/r3p_data/speech --utterances 7300 --seed 1
     python -m r3p.train --config configs/audio2motion.py:small --workdir ~/r3p_runs/a2m \
         --set data.path=~/r3p_data/speech/speech.npz
 """
@@ -40,7 +40,7 @@ def get_config(mode: str = "small") -> ConfigDict:
     config.loss = dict(units=1.0, gap=10.0, velocity=2.0, kl=0.02)
     config.learning_rate = 2e-3
     config.batch_size = 16
-    config.steps = 12000
+    config.steps = 18000
     config.average_decay = 0.99
     config.log_every = 25
     config.checkpoint_every = 100

@@ -84,6 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="speech.npz; the run's own when absent")
     parser.add_argument("--out", type=Path, help="weight file to write, float16")
     parser.add_argument("--report", type=Path, help="JSON file to write")
+    parser.add_argument("--note", default="", help="goes into the provenance")
     args = parser.parse_args(argv)
     try:
         config, state = read_run(args.workdir)
@@ -105,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.out:
         provenance = {
             "commands": [
-                "python -m data_pipelines.speech --out DIR --utterances 3300 --seed 1",
+                "python -m data_pipelines.speech --out DIR --utterances 7300 --seed 1",
                 "python -m r3p.train --config configs/audio2motion.py:small --set data.path=DIR/speech.npz",
             ],
             "data": "synthetic speech of flite's voices slt, rms, kal16; held out: voice awb and other sentences",
@@ -114,6 +115,8 @@ def main(argv: list[str] | None = None) -> int:
             "hardware": f"{jax.default_backend()}, {platform.machine()}",
             **report,
         }
+        if args.note:
+            provenance["note"] = args.note
         meta = {"kind": WEIGHTS_KIND, "model": config.model.to_dict(), "provenance": provenance}
         weights.save(args.out, variables, meta, dtype=np.float16)
     return 0
