@@ -79,7 +79,8 @@ def get_config(mode: str = "small") -> ConfigDict:
     config.batch_size = 2
     config.steps = 3600
     if mode == "smoke":
-        config.steps, config.batch_size, config.log_every, config.checkpoint_every, config.preview_every = 4, 1, 2, 4, 4
+        config.steps, config.warmup_steps, config.batch_size = 4, 1, 1
+        config.log_every, config.checkpoint_every, config.preview_every = 2, 4, 4
     elif mode != "small":
         raise ValueError(f"mode {mode!r}: choose small or smoke")
     return config

@@ -35,9 +35,11 @@ class TrainState(flax.struct.PyTreeNode):
 def make_schedule(config: ConfigDict) -> optax.Schedule:
     """Linear warm-up over `warmup_steps`, then a cosine from `learning_rate` to `final_factor` of it at the end.
 
-    The end is `schedule_steps`, or `steps` where that is 0.
+    The end is `schedule_steps`, or `steps` where that is 0. Raises InputError when the warm-up is as long as that.
     """
     steps = config.get("schedule_steps", 0) or config.steps
+    if not 0 <= config.warmup_steps < steps:
+        raise InputError(f"warmup_steps is {config.warmup_steps}: expected fewer than the schedule's {steps} steps")
     return optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, config.warmup_steps, steps, config.learning_rate * config.final_factor
     )

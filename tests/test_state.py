@@ -55,6 +55,11 @@ def test_a_pattern_that_matches_nothing_is_an_error():
         state.make_optimizer(settings(learning_rate_factors=(("kernle", 0),)), PARAMS)
 
 
+def test_a_warm_up_as_long_as_the_schedule_is_an_error():
+    with pytest.raises(InputError, match="warmup_steps is 10"):
+        state.make_schedule(settings(warmup_steps=10))
+
+
 def test_packed_parameters_come_back():
     pack, unpack = state.packing(PARAMS, (("^canonical", "planes"),), "others")
     vectors = pack(PARAMS)
