@@ -44,7 +44,7 @@ def draw_expression(rng: np.random.Generator, names: list[str], source: np.ndarr
     if shut or rng.random() < 0.7:
         out[mouth | rest] *= 0.0 if shut else rng.beta(0.7, 0.7)
     if not shut and rng.random() < 0.8:
-        out[names.index("jawOpen")] += 0.5 * rng.beta(1.0, 2.2)
+        out[names.index("jawOpen")] += 0.7 * rng.beta(1.0, 1.5)
     for units in (_OTHERS,) if shut else (_SPEECH, _OTHERS):
         for unit, (chance, least, most) in units.items():
             if rng.random() < chance:
