@@ -82,8 +82,8 @@ class Checkpoints:
         if force:
             if self.latest() == step:
                 return False
-            return self._checkpointer.save_pytree(step, state, force=True)
-        return self._checkpointer.save_pytree_async(step, state) is not None
+            return self._checkpointer.save(step, state, force=True)
+        return self._checkpointer.save_async(step, state) is not None
 
     def restore(self, like: Tree) -> Tree:
         """The newest checkpoint in the shapes, types and shardings of `like`.
@@ -96,7 +96,7 @@ class Checkpoints:
         )
         step = self.latest()
         try:
-            return self._checkpointer.load_pytree(step, abstract)
+            return self._checkpointer.load(step, abstract)
         except (ValueError, KeyError, TypeError) as error:
             reason = str(error.__cause__ or error).split("\n")[0][:200]
             raise InputError(f"checkpoint {step} does not fit this config ({reason}): use another --workdir") from error

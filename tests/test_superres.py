@@ -74,7 +74,6 @@ def test_head_matches_official():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not parity.available("sr_head_resize"), reason="needs the fuller set of golden cases")
 def test_head_resizes_its_input_as_official():
     meta, inputs, recorded = parity.load_case("sr_head_resize")
     variables = convert.to_variables(parity.official_weights("sr_head"), names.HEAD)
@@ -85,7 +84,6 @@ def test_head_resizes_its_input_as_official():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not parity.available("sr_head_const_train"), reason="needs the fuller set of golden cases")
 def test_head_noise_and_gradients_match_official():
     case = "sr_head_const_train"
     meta, inputs, recorded = parity.load_case(case)

@@ -113,7 +113,6 @@ def test_gradients_match_official():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not parity.available("torso_v2_train"), reason="needs the fuller set of golden cases")
 def test_training_mode_matches_official():
     case = "torso_v2_train"
     meta, inputs, recorded, variables, args = official_case(case)

@@ -25,7 +25,6 @@ TORSO_CLASSES = (2, 4)  # body skin and clothes among the six classes of the seg
 KEYPOINTS = {4: (0, 8, 16, 27), 9: (0, 3, 6, 8, 10, 13, 16, 27, 33)}
 HEATMAP_VARIANCE = 0.01
 MOTION_GRADIENT = 0.1
-POWER_ITERATIONS_AT_START = 1
 
 
 # ------------------------------------------------------------------------------------------------ networks
