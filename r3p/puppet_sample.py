@@ -26,6 +26,7 @@ _OTHERS = {
 }  # fmt: skip
 STILL, BLINK, HALF_BLINK = 0.12, 0.25, 0.12  # shares of examples
 SHUT = 0.25  # of expressions: a mouth at rest, which silence shows; a photograph that smiles does not
+FITTED = 0.4  # of expressions that speak: spread over many units, as those fitted to a video are
 FACING = 0.3  # of the rest: the source's pose with another expression, as most videos show it
 
 
@@ -49,6 +50,10 @@ def draw_expression(rng: np.random.Generator, names: list[str], source: np.ndarr
         for unit, (chance, least, most) in units.items():
             if rng.random() < chance:
                 _move(out, names, unit, rng.uniform(least, most), rng)
+    if not shut and rng.random() < FITTED:
+        out[rest] += rng.normal(0, 0.2, int(rest.sum()))
+        skin = np.array([n.startswith(("mouth", "cheek", "nose")) for n in names])
+        out[skin] += rng.exponential(0.08, int(skin.sum()))
     if rng.random() < 0.2:  # lips that meet while the jaw is down: m, b, p
         out[names.index("mouthClose")] += 0.8 * out[names.index("jawOpen")]
     if rng.random() < 0.3:
