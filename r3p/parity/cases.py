@@ -177,8 +177,11 @@ class Folder:
             meta = json.loads(str(recorded.pop("meta")))
             found, model = meta["case"], meta["model"]
             seed = meta["seed"] if seed is None else seed
-            if missing := sorted(meta["outputs"].keys() ^ recorded.keys()):
-                raise ValueError(f"its description and its arrays differ in {', '.join(missing[:5])}")
+            # The other way round is no harm: large arrays may have been left out.
+            if strange := sorted(recorded.keys() - meta["outputs"].keys()):
+                raise ValueError(f"its description does not know {', '.join(strange[:5])}")
+            if not recorded:
+                raise ValueError("it holds nothing to compare")
         except FileNotFoundError:
             raise InputError(f"there is no case {path}") from None
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
