@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -114,6 +113,9 @@ def _clips(fields: Fields, shapes: Shapes) -> list[Shape]:
 
 
 # ------------------------------------------------------------------------------------------------ portraits' teachers
+_FRAME = (512, 512)
+
+
 def _eg3d(shapes: Shapes, options: Options) -> Fields:
     """Both variants have the same names: the published one is told by its pickle, or by options of its rays."""
     sides = sorted({int(m[1]) for n in shapes if (m := re.match(r"backbone\.synthesis\.b(\d+)\.", n))})
@@ -125,6 +127,8 @@ def _eg3d(shapes: Shapes, options: Options) -> Fields:
         published = str(options["ones_ws_for_sr"]).lower() != "true"
     if options.get("white_back") in (True, "true", "True"):
         raise InputError("this EG3D generator renders on white (white_back), which is not known here: use one on black")
+    if (last := shapes.get("superresolution.block1.conv1.noise_const", _FRAME)) != _FRAME:
+        raise InputError(f"this EG3D generator ends in images of {last}: only those of {_FRAME} pixels are known here")
     fields: Fields = {
         "latent": need(shapes, "backbone.mapping.fc0.weight", 2)[1]
         - need(shapes, "backbone.mapping.embed.weight", 2)[0],
@@ -173,12 +177,34 @@ def _pairs(fields: Fields, shapes: Shapes) -> list[Shape]:
     return [(1, side, side, 3), (1, side // 4, side // 4, 3), (1, need(shapes, "mapping.embed.weight", 2)[1])]
 
 
-def _vgg(name: str, shapes: Shapes, options: Options) -> Fields:
-    if name == "vgg19":
-        return {"convs": list(VGG19)}
-    return {"convs": list(VGG16), **{k: list(v) for k, v in FACES.items()}}
+def _widths(shapes: Shapes, *firsts: str) -> list[int]:
+    """Channels of a VGG's stages from the names of their first convolutions."""
+    return [need(shapes, f"{first}.weight", 4)[0] for first in firsts]
 
 
+def _numbered(shapes: Shapes, prefix: str, numbers: Sequence[int]) -> list[int]:
+    return _widths(shapes, *(f"{prefix}.{n}" for n in numbers))
+
+
+def _perceptual(shapes: Shapes, options: Options) -> Fields:
+    return {
+        "vgg19_fields": {"widths": _numbered(shapes, "vgg19.network", _VGG19_FIRSTS)},
+        "vggface_fields": {"widths": _numbered(shapes, "vggface.network", _VGG16_FIRSTS)},
+    }
+
+
+def _vgg19(shapes: Shapes, options: Options) -> Fields:
+    return {"convs": list(VGG19), "widths": _numbered(shapes, "features", _VGG19_FIRSTS)}
+
+
+def _vggface(shapes: Shapes, options: Options) -> Fields:
+    widths = _widths(shapes, *(f"conv{i}_1" for i in range(1, 6)))
+    return {"convs": list(VGG16), "widths": widths, **{k: list(v) for k, v in FACES.items()}}
+
+
+# Torchvision's numbers of the stages' first convolutions.
+_VGG19_FIRSTS = (0, 5, 10, 19, 28)
+_VGG16_FIRSTS = (0, 5, 10, 17, 24)
 _IMAGE = (1, 32, 32, 3)
 ROWS = (
     _row(
@@ -217,7 +243,7 @@ ROWS = (
         "perceptual",
         ("vgg19.network.0.weight", "vggface.network.0.weight"),
         perceptual.RULES,
-        lambda shapes, options: {},
+        _perceptual,
         PerceptualLoss,
         lambda fields, shapes: [_IMAGE, _IMAGE],
     ),
@@ -226,7 +252,7 @@ ROWS = (
         "vgg19",
         ("features.0.weight", "features.34.weight"),
         perceptual.VGG19_RULES,
-        partial(_vgg, "vgg19"),
+        _vgg19,
         VGG,
         lambda fields, shapes: [_IMAGE],
     ),
@@ -234,7 +260,7 @@ ROWS = (
         "vggface",
         ("conv1_1.weight", "conv5_3.weight"),
         perceptual.VGGFACE_RULES,
-        partial(_vgg, "vggface"),
+        _vggface,
         VGG,
         lambda fields, shapes: [_IMAGE],
     ),
