@@ -161,6 +161,9 @@ def test_what_has_no_counterpart_is_named(other, tmp_path, capsys):
     def strange(arrays, meta):
         meta["input_check"] = {"x": [3.0, 1.0, 0.0, 0.0, 0.0]}
 
+    def rainbow(arrays, meta):
+        meta["inputs"]["x"]["kind"] = "rainbow"
+
     def larger(arrays, meta):
         arrays["y"], meta["outputs"]["y"]["shape"] = np.zeros((1, 288, 6, 6)), [1, 288, 6, 6]
 
@@ -168,6 +171,7 @@ def test_what_has_no_counterpart_is_named(other, tmp_path, capsys):
         (rename, "FAILED: no counterpart here"),
         (more, "FAILED: no counterpart here of z"),
         (strange, "FAILED: seed 'other' gives other inputs than were recorded: x"),
+        (rainbow, "could not be run: ValueError: inputs of kind 'rainbow' are not known"),
         (larger, "y is of shape (1, 288, 6, 5), recorded was (1, 288, 6, 6)"),
     ):
         figures = tmp_path / "f.json"
@@ -215,6 +219,8 @@ def test_unusable_folders_are_one_sentence(other, tmp_path, capsys):
     manifest.unlink()
     assert "there is no file" in refused("--cases", folder)
     manifest.write_text(text)
+    noise.write_text('{"plane2grid": {"y": {"max": 1}}}')
+    assert "NOISE.json does not say the rel_l2 of each output of plane2grid" in refused("--cases", folder)
     noise.unlink()
     assert "NOISE.json" in refused("--cases", folder)
     shutil.rmtree(manifest.parent)

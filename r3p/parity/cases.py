@@ -186,7 +186,10 @@ class Folder:
             raise InputError(f"there is no case {path}") from None
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"{path} is not a golden case ({error}): record it again") from None
-        noise = {k: v["rel_l2"] for k, v in self.noise().get(found, {}).items()}
+        try:
+            noise = {k: float(v["rel_l2"]) for k, v in self.noise().get(found, {}).items()}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"NOISE.json does not say the rel_l2 of each output of {found} ({error!r})") from None
         manifest = self.manifest(model) if model else {}
         return Case(found, seed, meta, recorded, manifest, noise)
 

@@ -50,18 +50,19 @@ def run(case: Case) -> Result:
         return Result(case.name, left_out=LEFT_OUT[case.name])
     if case.name not in RUNNERS:
         return Result(case.name, problem="no counterpart here")
-    if strange := case.strange_inputs():
-        return Result(
-            case.name, problem=f"seed {case.seed!r} gives other inputs than were recorded: {', '.join(strange[:5])}"
-        )
     start = time.monotonic()
     try:
+        if strange := case.strange_inputs():
+            some = ", ".join(strange[:5])
+            return Result(case.name, problem=f"seed {case.seed!r} gives other inputs than were recorded: {some}")
         with jax.default_matmul_precision("highest"):
             values = RUNNERS[case.name](case)
             names = [n for n in case.recorded if n not in GIVEN]
             if missing := [n for n in names if n not in values]:
                 return Result(case.name, problem=f"no counterpart here of {', '.join(missing)}")
             compared = [case.compare(n, values[n]) for n in names]
-    except (InputError, KeyError, jax.errors.JaxRuntimeError) as error:
-        return Result(case.name, problem=f"could not be run: {str(error)[:500]}", seconds=time.monotonic() - start)
+    except (InputError, LookupError, TypeError, ValueError, jax.errors.JaxRuntimeError) as error:
+        # One case that cannot be run must not hide what hours of the others showed.
+        what = f"{type(error).__name__}: " * (not isinstance(error, InputError)) + str(error)[:500]
+        return Result(case.name, problem=f"could not be run: {what}", seconds=time.monotonic() - start)
     return Result(case.name, compared, time.monotonic() - start)
