@@ -1,4 +1,4 @@
-"""The front door: `r3p demo | talk | train | convert | assets`. Bad input ends in one sentence and exit status 2."""
+"""The front door: `r3p demo | talk | train | convert | parity | assets`. Bad input ends in a sentence and status 2."""
 
 import argparse
 import sys
@@ -12,6 +12,7 @@ COMMANDS = {
     "talk": "a portrait and speech, or a driving video, to a talking video",
     "train": "train one stage",
     "convert": "an official checkpoint to weights of r3p, and back",
+    "parity": "the networks against recorded runs of the official code",
     "assets": "fetch the face models (once; after that no network is needed)",
 }
 EXAMPLES = """examples:
@@ -22,7 +23,7 @@ EXAMPLES = """examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, or 2 for input that cannot be used."""
+    """Runs one command; returns the exit status: 0, 1 for cases out of parity, 2 for input that cannot be used."""
     listed = "\n".join(f"  {name:8}{text}" for name, text in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="r3p",
@@ -52,6 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from r3p.exchange import main as convert
 
             return convert(arguments[1:])
+        if command == "parity":
+            from r3p.parity.command import main as parity
+
+            return parity(arguments[1:])
         from r3p.assets.fetch import main as fetch
 
         fetch(arguments[1:])
