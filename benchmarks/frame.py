@@ -7,7 +7,7 @@ A frame is what a talking video costs per image: what depends on the portrait al
 cached`), but for the first one. Weights are drawn, since time does not depend on them. Medians of warm runs; machines
 differ and are shared, so compare what ran in one sitting, and the least and the processor time when it was busy.
 
-GFLOP counts convolutions and matrix products as they are run here (a multiply-add is two), GB what these read and write.
+GFLOP counts the convolutions and matrix products that are run here (a multiply-add is two), GB what they read and write.
 """
 
 import argparse
@@ -53,25 +53,16 @@ class Timing(NamedTuple):
 def work(jaxpr: Any, platform: str) -> tuple[float, float]:
     """FLOP and bytes of the convolutions and matrix products of a jaxpr, loops counted as often as they run."""
     flop = moved = 0.0
-    chosen: dict[Any, int] = {}  # what `lax.platform_dependent` takes here
     for eqn in jaxpr.eqns:
-        name, times, inner = eqn.primitive.name, 1, [j for p in eqn.params.values() for j in _jaxprs(p)]
-        if name == "platform_index":
-            known = [i for i, names in enumerate(eqn.params["platforms"]) if names and platform in names]
-            default = [i for i, names in enumerate(eqn.params["platforms"]) if not names]
-            chosen[eqn.outvars[0]] = (known or default)[0]
-        elif name == "scan":
-            times = eqn.params["length"]
-        elif name == "cond":
-            place = chosen.get(eqn.invars[0]) if not hasattr(eqn.invars[0], "val") else None
-            inner = inner if place is None else [inner[place]]
-        elif name in ("conv_general_dilated", "dot_general"):
+        name = eqn.primitive.name
+        times = eqn.params["length"] if name == "scan" else 1
+        inner = [body for value in eqn.params.values() for body in _jaxprs(value)]
+        if platforms := eqn.params.get("branches_platforms"):  # of `lax.platform_dependent`; None is the default
+            inner = [inner[next(i for i, names in enumerate(platforms) if names is None or platform in names)]]
+        if name in ("conv_general_dilated", "dot_general"):
             shapes = [v.aval for v in (*eqn.invars, *eqn.outvars)]
             moved += sum(s.size * s.dtype.itemsize for s in shapes)
             flop += 2 * shapes[-1].size * _depth(eqn, shapes)
-        elif name in ("convert_element_type", "clamp") and any(v.aval.shape == () for v in eqn.invars):
-            if eqn.invars[-1 if name == "convert_element_type" else 1] in chosen:
-                chosen[eqn.outvars[0]] = chosen[eqn.invars[-1 if name == "convert_element_type" else 1]]
         for body in inner:
             f, m = work(body, platform)
             flop, moved = flop + times * f, moved + times * m
@@ -220,7 +211,7 @@ def main() -> None:
     args = parser.parse_args()
     device = jax.devices()[0]
     print(f"{device.device_kind}, {device.platform}, {os.cpu_count()} processors, jax {jax.__version__}")
-    print(f"{'row':28} {'dtype':9} {'median s':>9} {'least':>8} {'cpu s':>8} {'GFLOP':>8} {'GB':>7} {'compile':>8} load")
+    print(f"{'row':28} {'dtype':9} {'median s':>9} {'least':>8} {'cpu s':>8} {'GFLOP':>8} {'GB':>7} {'first':>8} load")
     done: list[dict[str, Any]] = []
     for rows in (*(portrait_rows(dtype) for dtype in args.dtypes), speech_rows()):
         for row in rows:

@@ -16,6 +16,7 @@ from flax import linen as nn
 from jax import lax
 
 from r3p.errors import InputError
+from r3p.models.convolution import conv_general_dilated
 
 Array = jax.Array
 Padding = Literal["zeros", "border"]
@@ -62,7 +63,7 @@ def bias_act(
 
 def conv(x: Array, kernel: Array, padding: str | Sequence[tuple[int, int]] = "SAME") -> Array:
     """Plain stride 1 convolution of [b, (d,) h, w, c] with [(kd,) kh, kw, c, o] in the type of `x`."""
-    return lax.conv_general_dilated(
+    return conv_general_dilated(
         x, kernel.astype(x.dtype), (1,) * (x.ndim - 2), padding, dimension_numbers=_DIMENSIONS[x.ndim]
     )
 
