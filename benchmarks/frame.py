@@ -7,7 +7,7 @@ A frame is what a talking video costs per image: what depends on the portrait al
 cached`), but for the first one. Weights are drawn, since time does not depend on them. Medians of warm runs; machines
 differ and are shared, so compare what ran in one sitting, and the least and the processor time when it was busy.
 
-GFLOP counts the convolutions and matrix products that are run here (a multiply-add is two), GB what they read and write.
+GFLOP counts convolutions and matrix products as they run here (a multiply-add is two), GB what they read and write.
 """
 
 import argparse

@@ -26,24 +26,26 @@ def relative(got, want):
 
 
 @pytest.mark.parametrize(
-    "shape",
+    "k, shape",
     [
-        (1, 32, 32, 96, 96),
-        (2, 17, 35, 96, 100),  # sides that are no multiples of a tile, more images than one
-        (1, 16, 1030, 96, 96),  # more tiles in a row than go through at a time
-        (1, 40, 120, 96, 96),  # the last strip reaches beyond the image
+        (3, (1, 32, 32, 96, 96)),
+        (3, (2, 17, 35, 96, 100)),  # sides that are no multiples of a tile, more images than one
+        (3, (1, 16, 1030, 96, 96)),  # more tiles in a row than go through at a time
+        (3, (1, 40, 120, 96, 96)),  # the last strip reaches beyond the image
+        (5, (1, 16, 20, 48, 64)),
+        (7, (2, 22, 19, 48, 64)),
     ],
 )
-def test_winograd_equals_the_plain_convolution(shape):
-    x, kernel = drawn(*shape[:4]), drawn(3, 3, *shape[3:], seed=1)
-    exact = np.pad(x.astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
-    exact = sum(exact[:, i : i + x.shape[1], j : j + x.shape[2]] @ kernel[i, j] for i in range(3) for j in range(3))
+def test_winograd_equals_the_plain_convolution(k, shape):
+    x, kernel = drawn(*shape[:4]), drawn(k, k, *shape[3:], seed=1)
+    exact = np.pad(x.astype(np.float64), ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
+    exact = sum(exact[:, i : i + x.shape[1], j : j + x.shape[2]] @ kernel[i, j] for i in range(k) for j in range(k))
     got = jax.jit(convolution.winograd)(x, kernel)
     assert got.shape == exact.shape and relative(got, exact) < 3e-6
 
 
 def test_what_is_taken_by_winograd():
-    """Wide 3x3 convolutions of images; the numbers of multiplications are those of the jaxpr."""
+    """Wide convolutions of images that keep their size."""
 
     def taken(x, kernel, padding="SAME", strides=(1, 1), **options):
         function = functools.partial(
@@ -57,7 +59,7 @@ def test_what_is_taken_by_winograd():
     assert not taken(x, kernel, strides=(2, 2))
     assert not taken(x, kernel, rhs_dilation=(2, 2))
     assert not taken(x, jnp.zeros((3, 3, 96, 32)))
-    assert not taken(x, jnp.zeros((5, 5, 96, 96)))
+    assert not taken(x, jnp.zeros((2, 2, 96, 96)))
     assert not taken(x[:, :8], kernel)
     assert not taken(x, jnp.zeros((3, 3, 1, 96)), feature_group_count=96)
 
@@ -93,3 +95,18 @@ def test_linen_layer_takes_it():
     x, variables = drawn(1, 16, 16, 96), {"params": {"kernel": drawn(3, 3, 96, 96, seed=1), "bias": drawn(96, seed=2)}}
     want = plain(x, variables["params"]["kernel"]) + variables["params"]["bias"]
     assert relative(jax.jit(layer.apply)(variables, x), np.asarray(want)) < 3e-6
+
+
+def test_enlarging_convolution_folded_equals_phases():
+    x, kernel, weigh = drawn(2, 16, 20, 96), drawn(3, 3, 96, 96, seed=1) / 30, drawn(2, 32, 40, 96, seed=2)
+
+    def total(conv, x, kernel):
+        y = conv(x, kernel)
+        return jnp.sum(jnp.sin(y) * weigh), y
+
+    ours, theirs = (
+        jax.jit(jax.grad(functools.partial(total, conv), argnums=(0, 1), has_aux=True))(x, kernel)
+        for conv in (layers.conv_up2, layers._conv_up2_by_phases)
+    )
+    for got, want in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert relative(got, np.asarray(want)) < 1e-5

@@ -1,6 +1,6 @@
 """The one place where a convolution becomes code for a device: a drop-in for `jax.lax.conv_general_dilated`.
 
-On a processor wide 3x3 convolutions take Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray, CVPR 2016), which
+On a processor wide convolutions take Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray, CVPR 2016), which
 multiplies a quarter as often; everything else, and every accelerator, takes XLA's own convolution. Kernels are
 transformed at every call: that costs a thousandth of the convolution, and weights stay what they are for training.
 
@@ -20,8 +20,8 @@ from jax import lax
 Array = jax.Array
 
 TILE, WINDOW = 4, 6  # pixels of a tile along an axis, and the inputs it looks at: TILE + 2
-LEAST_CHANNELS = 96  # in and out: with fewer the transforms cost more than the products they save
-LEAST_SIDE = 16
+# With fewer channels in or out, fewer products of them, or fewer pixels, the transforms cost more than they save.
+LEAST_CHANNELS, LEAST_PRODUCTS, LEAST_SIDE = 48, 8192, 16
 TILES_AT_ONCE = 128  # of a strip; its transforms stay in the cache
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -30,8 +30,8 @@ def conv_general_dilated(
     x: Array, kernel: Array, strides: Any, padding: Any, *, dimension_numbers: Any, **options: Any
 ) -> Array:
     """`jax.lax.conv_general_dilated`, by Winograd's filtering where that is faster; `nn.Conv` takes it as a field."""
-    if _is_plain(options) and _is_zero_padded_3x3(x, kernel, strides, padding, dimension_numbers):
-        return _conv3x3(x, kernel)
+    if _is_zero_padded(x, kernel, strides, padding, dimension_numbers, options) and is_wide(x, kernel):
+        return _conv(x, kernel)
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=dimension_numbers, **options)
 
 
@@ -39,20 +39,21 @@ def conv_general_dilated(
 Conv = functools.partial(nn.Conv, conv_general_dilated=conv_general_dilated)
 
 
-def _is_plain(options: dict[str, Any]) -> bool:
-    dilations = (*(options.get("lhs_dilation") or ()), *(options.get("rhs_dilation") or ()))
-    return all(d == 1 for d in dilations) and options.get("feature_group_count", 1) == 1
+def is_wide(x: Array, kernel: Array) -> bool:
+    """Whether Winograd's filtering of images [b, h, w, c] with a square kernel is faster on a processor."""
+    c, o = kernel.shape[2:]
+    return min(x.shape[1:3]) >= LEAST_SIDE and min(c, o) >= LEAST_CHANNELS and c * o >= LEAST_PRODUCTS
 
 
-def _is_zero_padded_3x3(x: Array, kernel: Array, strides: Any, padding: Any, numbers: Any) -> bool:
+def _is_zero_padded(x: Array, kernel: Array, strides: Any, padding: Any, numbers: Any, options: Any) -> bool:
+    """Whether this is a plain convolution with an odd square kernel that keeps the images' size."""
+    if x.ndim != 4 or numbers not in (_NHWC, lax.conv_dimension_numbers(x.shape, kernel.shape, _NHWC)):
+        return False
+    k, dilations = kernel.shape[0], [d for name in ("lhs_dilation", "rhs_dilation") for d in options.get(name) or ()]
     return (
-        x.ndim == 4
-        and kernel.shape[:2] == (3, 3)
-        and numbers in (_NHWC, lax.conv_dimension_numbers(x.shape, kernel.shape, _NHWC))
-        and tuple(strides) == (1, 1)
-        and (padding == "SAME" or [tuple(p) for p in padding] == [(1, 1), (1, 1)])
-        and min(kernel.shape[2:]) >= LEAST_CHANNELS
-        and min(x.shape[1:3]) >= LEAST_SIDE
+        kernel.shape[1] == k in (3, 5, 7)
+        and (padding == "SAME" or [tuple(p) for p in padding] == [(k // 2, k // 2)] * 2)
+        and all(n == 1 for n in (*strides, *dilations, options.get("feature_group_count", 1)))
     )
 
 
@@ -61,15 +62,15 @@ def _direct(x: Array, kernel: Array) -> Array:
 
 
 @jax.custom_jvp
-def _conv3x3(x: Array, kernel: Array) -> Array:
+def _conv(x: Array, kernel: Array) -> Array:
     return lax.platform_dependent(x, kernel, cpu=winograd, default=_direct)
 
 
-@_conv3x3.defjvp
-def _conv3x3_tangent(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+@_conv.defjvp
+def _conv_tangent(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     # Derivatives of any order are those of the plain convolution: XLA transposes it better than strips of tiles.
     (x, kernel), (dx, dkernel) = primals, tangents
-    return _conv3x3(x, kernel), _direct(dx, kernel) + _direct(x, dkernel)
+    return _conv(x, kernel), _direct(dx, kernel) + _direct(x, dkernel)
 
 
 # ------------------------------------------------------------------------------------------------ Winograd
@@ -113,41 +114,54 @@ def _combine(row: np.ndarray, parts: list[Array]) -> Array:
 
 
 def winograd(x: Array, kernel: Array) -> Array:
-    """Zero-padded 3x3 convolution of [b, h, w, c] with [3, 3, c, o] -> [b, h, w, o], computed in float32.
+    """Zero-padded convolution of [b, h, w, c] with [k, k, c, o], k odd -> [b, h, w, o], computed in float32.
 
     Strips of tile rows go through one after the other: windows to 36 images of one value a tile, 36 matrix products
-    over the channels, and back.
+    over the channels, and back. A kernel of more than three taps is a grid of kernels of three, whose products are
+    summed before the way back: their inputs are so many more channels.
     """
     b, h, w, c = x.shape
-    o = kernel.shape[-1]
+    k, o = kernel.shape[0], kernel.shape[-1]
+    pieces, halo = -(-k // 3), k // 2
     wide, high = -(-w // TILE), -(-h // TILE)
-    rows = max(1, min(high, TILES_AT_ONCE // wide))
+    rows = max(1, min(high, TILES_AT_ONCE // (b * wide)))
     strips = -(-high // rows)
-    # A strip sees one row and one column more on every side.
-    lines, columns = rows * TILE + 2, wide * TILE + 2
+    beyond = 3 * pieces - 1  # rows and columns that a strip sees more than it gives
+    lines, columns = rows * TILE + beyond, wide * TILE + beyond
+    whole = jnp.pad(kernel.astype(jnp.float32), ((0, 3 * pieces - k),) * 2 + ((0, 0), (0, 0)))
     taps = np.einsum("ia,jb->ijab", _G, _G).reshape(WINDOW**2, 9).astype(np.float32)
-    kernels = (taps @ kernel.astype(jnp.float32).reshape(9, c * o)).reshape(WINDOW**2, c, o)
-    below = max(strips * rows * TILE - h, lines - h)
-    x_ = jnp.pad(x, ((0, 0), (0, below), (0, 0), (0, 0))) if below > 0 else x
+    whole = whole.reshape(pieces, 3, pieces, 3, c, o).transpose(1, 3, 0, 2, 4, 5).reshape(9, -1)
+    kernels = (taps @ whole).reshape(WINDOW**2, pieces**2 * c, o)
+    kept = max(strips * rows * TILE, lines)
+    tall = jnp.pad(x, ((0, 0), (0, kept - h), (0, 0), (0, 0))) if kept > h else x
+
+    def windows(seen: Array, axis: int, size: int) -> list[Array]:
+        """B applied along an axis: WINDOW values of every tile, for every piece of the kernel."""
+        out = []
+        for piece in range(pieces):
+            parts = [lax.slice_in_dim(seen, 3 * piece + a, 3 * piece + a + size, TILE, axis) for a in range(WINDOW)]
+            out += [_combine(f, parts) for f in _B]
+        return out
 
     def strip(i: Array) -> Array:
         # Padded here and not as a whole: what is written stays in the cache.
-        first = i * rows * TILE - 1
-        start = jnp.clip(first, 0, x_.shape[1] - lines)
-        seen = lax.dynamic_slice_in_dim(x_, start, lines, axis=1)
-        seen = jnp.pad(seen, ((0, 0), (1, 1), (1, columns - 1 - w), (0, 0)))
-        seen = lax.dynamic_slice_in_dim(seen, first - start + 1, lines, axis=1).astype(jnp.float32)
-        by_row = [seen[:, a : a + lines - WINDOW + 1 : TILE] for a in range(WINDOW)]
-        by_row = [_combine(f, by_row) for f in _B]
-        values = []
-        for part in by_row:
-            by_column = [part[:, :, a : a + columns - WINDOW + 1 : TILE] for a in range(WINDOW)]
-            values += [_combine(f, by_column) for f in _B]
-        points = jnp.stack(values).reshape(WINDOW**2, b * rows * wide, c)
-        sums = jnp.einsum("ptc,pco->pto", points, kernels, precision=lax.Precision.HIGHEST)
+        first = i * rows * TILE - halo
+        start = jnp.clip(first, 0, kept - lines)
+        seen = lax.dynamic_slice_in_dim(tall, start, lines, axis=1)
+        seen = jnp.pad(seen, ((0, 0), (halo, beyond - halo), (halo, columns - halo - w), (0, 0)))
+        seen = lax.dynamic_slice_in_dim(seen, first - start + halo, lines, axis=1).astype(jnp.float32)
+        values = [windows(line, 2, wide * TILE - TILE + 1) for line in windows(seen, 1, rows * TILE - TILE + 1)]
+        # From [piece, window] along each axis to windows in front and pieces as channels.
+        points = [
+            [values[p * WINDOW + i][q * WINDOW + j] for p in range(pieces) for q in range(pieces)]
+            for i in range(WINDOW)
+            for j in range(WINDOW)
+        ]
+        stacked = jnp.stack([v[0] if pieces == 1 else jnp.concatenate(v, axis=-1) for v in points])
+        stacked = stacked.reshape(WINDOW**2, b * rows * wide, pieces**2 * c)
+        sums = jnp.einsum("ptc,pco->pto", stacked, kernels, precision=lax.Precision.HIGHEST)
         sums = sums.reshape(WINDOW, WINDOW, b, rows, wide, o)
-        lines_out = [_combine(f, list(sums)) for f in _A]
-        pixels = [jnp.stack([_combine(f, list(line)) for f in _A], axis=3) for line in lines_out]
+        pixels = [jnp.stack([_combine(f, list(_combine(g, list(sums)))) for f in _A], axis=3) for g in _A]
         return jnp.stack(pixels, axis=2).reshape(b, rows * TILE, wide * TILE, o).astype(x.dtype)
 
     y = jnp.moveaxis(lax.map(strip, jnp.arange(strips)), 0, 1)
