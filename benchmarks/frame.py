@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r3p import camera
+from r3p import camera, memory
 from r3p.models.audio2motion import AudioToMotion
 from r3p.models.portrait import Portrait
 
@@ -209,6 +209,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", choices=tuple(DTYPES), default=list(DTYPES))
     parser.add_argument("--json", metavar="FILE", help="also write the rows there")
     args = parser.parse_args()
+    memory.keep_freed()
     device = jax.devices()[0]
     print(f"{device.device_kind}, {device.platform}, {os.cpu_count()} processors, jax {jax.__version__}")
     print(f"{'row':28} {'dtype':9} {'median s':>9} {'least':>8} {'cpu s':>8} {'GFLOP':>8} {'GB':>7} {'first':>8} load")

@@ -153,6 +153,30 @@ def test_golden_model(case):
 
 
 @pytest.mark.slow
+def test_reduced_precision_frame():
+    """Networks in bfloat16 on float32 weights, from the photograph to the frame: 45 dB of the official float32 one."""
+    case = "torso_full"
+    if not parity.available(case):
+        pytest.skip(f"{case} is not among the cases")
+    variables, model, options, x, _ = golden(case, names.RULES, torso=True, dtype=jnp.bfloat16)
+    meta, _, recorded = parity.load_case(case)
+
+    def frame(m, x):
+        head = m.head(m.fuse(m.canonical(x["img"]), m.motion(pncc(x))), x["camera"], **options)
+        return m.frame(m.encode(x["ref_torso_img"], x["bg_img"], x["segmap"]), head, x["kp_s"], x["kp_d"]).rgb
+
+    image = np.asarray(apply(model, variables, frame)(x))
+    assert image.dtype == np.float32 and np.isfinite(image).all()
+    want, spec = recorded["image"], meta["outputs"]["image"]
+    got = np.clip(first(image), -1, 1).reshape(-1)
+    if "sampled" in spec:
+        got = got[parity.detweights.sample_indices(case, "image", got.size, spec["sampled"])]
+    psnr = 10 * np.log10(4 / np.mean((got - want.reshape(-1)) ** 2))
+    print(f"bfloat16 frame: {psnr:.1f} dB")
+    assert psnr >= 45
+
+
+@pytest.mark.slow
 def test_golden_gradients():
     case = "head_full_small"
     variables, model, options, x, check = golden(case, names.HEAD, torso=False)
