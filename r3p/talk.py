@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from r3p import audio, avatar, backdrop, face, fit, motion, photo, video
+from r3p import audio, avatar, backdrop, face, fit, memory, motion, photo, video
 from r3p.detect import FaceFinder, OneEuro
 from r3p.errors import InputError
 
@@ -67,7 +67,7 @@ def talk(argv: Sequence[str]) -> int:
     """`r3p talk`. Raises InputError for input that cannot be used."""
     args = talk_parser().parse_args(argv)
     _, speed = make_video(args)
-    print(f"{args.out}: rendered at {speed:.1f} frames/s")
+    print(f"{args.out}: {1 / speed:.3g} s a frame ({speed:.3g} frames/s), peak memory {memory.peak():.1f} GiB")
     return 0
 
 
@@ -219,7 +219,7 @@ def blink_curve(mode: str, length: int, seed: int) -> np.ndarray:
 def make_video(args: argparse.Namespace) -> tuple[avatar.Avatar, float]:
     """Prepares or loads the portrait, drives it, writes the video. Nothing half-written stays behind.
 
-    Returns the portrait and the frames rendered a second, the first (which compiles) left out.
+    Returns the portrait and the frames rendered a second, the first of several (which compiles) left out.
     """
     _enable_cache()
     loaded: list[FaceFinder] = []
@@ -249,6 +249,7 @@ def make_video(args: argparse.Namespace) -> tuple[avatar.Avatar, float]:
     kept: list[np.ndarray] = []
     every = max(1, len(move.expression) // 24)
     size = (person.size * (5 if args.debug else 1), person.size)
+    memory.keep_freed()
     began = time.monotonic()
     with video.VideoWriter(args.out, size, FPS, audio=driven.sound, alpha=alpha, comment=NOTICE) as writer:
         for t, frame in enumerate(
@@ -256,11 +257,11 @@ def make_video(args: argparse.Namespace) -> tuple[avatar.Avatar, float]:
         ):
             shown = _debug_strip(person, frame) if args.debug else frame.image
             writer.write(_with_alpha(shown, frame.person) if alpha else shown)
-            if t == 0:
+            if t == 0 and len(move.expression) > 1:
                 began = time.monotonic()
             if args.sheet and t % every == 0:
                 kept.append(frame.image)
-        speed = (len(move.expression) - 1) / max(time.monotonic() - began, 1e-9)
+        speed = max(len(move.expression) - 1, 1) / max(time.monotonic() - began, 1e-9)
     if args.sheet:
         photo.save_image(args.sheet, video.contact_sheet(kept, columns=6, rows=4, height=256))
     return person, speed

@@ -11,7 +11,7 @@ from r3p.parity.cases import Case, Runner, Values, parameter_gradients
 from r3p.parity.layouts import channels_first, channels_last, planes_first
 
 
-def _inputs(case: Case) -> tuple[dict[str, Any], dict[str, Any]]:
+def inputs(case: Case) -> tuple[dict[str, Any], dict[str, Any]]:
     """Our inputs, and the options of rays."""
     x = {k: channels_last(v) if v.ndim == 4 else jnp.asarray(v) for k, v in case.inputs.items()}
     jitter, u = case.inputs["jitter"], case.inputs["u"]
@@ -37,12 +37,13 @@ def _head(head: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def _pncc(x: dict[str, Any], target: str = "cond_tgt") -> Any:
+def pncc(x: dict[str, Any], target: str = "cond_tgt") -> Any:
+    """What the motion adapter reads: three maps as one."""
     return jnp.concatenate([x["cond_cano"], x["cond_src"], x[target]], axis=-1)
 
 
 def image_to_plane(case: Case) -> Values:
-    x, rays = _inputs(case)
+    x, rays = inputs(case)
     planes = _method(case, "canonical")(x["img"])
     head, image = _method(case, "reconstruct", **rays)(x["img"], x["camera"])
     return {
@@ -56,11 +57,11 @@ def image_to_plane(case: Case) -> Values:
 
 def portrait(case: Case) -> Values:
     """Two frames of one portrait, as `r3p talk` makes them: what the portrait alone decides is computed once."""
-    x, rays = _inputs(case)
+    x, rays = inputs(case)
     motion, render = _method(case, "motion"), _method(case, "head", **rays)
-    planes, residual = _method(case, "canonical")(x["img"]), motion(_pncc(x))
+    planes, residual = _method(case, "canonical")(x["img"]), motion(pncc(x))
     head = render(planes + residual, x["camera"])
-    second = render(planes + motion(_pncc(x, "cond_tgt2")), x["camera2"])
+    second = render(planes + motion(pncc(x, "cond_tgt2")), x["camera2"])
     values = {
         "cano_planes": planes_first(planes),
         "secc_planes": planes_first(residual),
@@ -95,7 +96,7 @@ def _gradients(case: Case, x: dict[str, Any], rays: dict[str, Any]) -> dict[str,
     def total(params: Any, image: Any, target: Any) -> Any:
         bound = {**case.variables, "params": params}
         planes: Any = apply(bound, image, method="canonical")
-        planes += apply(bound, _pncc({**x, "cond_tgt": target}), method="motion")
+        planes += apply(bound, pncc({**x, "cond_tgt": target}), method="motion")
         head: Any = apply(bound, planes, x["camera"], method="head", **rays)
         raw = jnp.clip(jnp.moveaxis(head.rgb, -1, 1), -1, 1)
         return (raw * raw_weight).sum() + (jnp.moveaxis(head.weight, -1, 1) * weight).sum()
