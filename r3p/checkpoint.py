@@ -62,13 +62,23 @@ def load_weights(folder: str | os.PathLike[str]) -> tuple[dict[str, Tree], dict[
 
 
 class Checkpoints:
-    """Asynchronous checkpoints of a train state under `folder`, the newest `keep` of them, resumable."""
+    """Asynchronous checkpoints of a train state under `folder`, resumable on other processes and another mesh.
 
-    def __init__(self, folder: str | os.PathLike[str], *, every: int, keep: int):
+    Kept are the newest `keep`, and for good those of steps that are multiples of `keep_every` (0 = none).
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, every: int, keep: int, keep_every: int = 0):
+        if every < 1 or keep < 1:
+            raise InputError(f"checkpoint_every is {every} and checkpoints_kept {keep}: expected at least 1 of each")
+        self._every = every
+        kept = ocp.training.preservation_policies
+        policies: list[Any] = [kept.LatestN(keep)]
+        if keep_every:
+            policies.append(kept.EveryNSteps(keep_every))
         self._checkpointer = ocp.training.Checkpointer(
             Path(folder).absolute(),
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(every),
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            preservation_policy=kept.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
         )
 
@@ -77,16 +87,27 @@ class Checkpoints:
         newest = self._checkpointer.latest
         return None if newest is None else newest.step
 
-    def save(self, step: int, state: Tree, *, force: bool = False) -> bool:
-        """Starts to save when the interval says so (or `force`); says whether it did."""
-        if force:
-            if self.latest() == step:
-                return False
-            return self._checkpointer.save(step, state, force=True)
-        return self._checkpointer.save_async(step, state) is not None
+    def steps(self) -> list[int]:
+        """The steps of all whole checkpoints, oldest first."""
+        return sorted(c.step for c in self._checkpointer.checkpoints)
+
+    def due(self, step: int) -> bool:
+        """Whether the interval asks for a checkpoint of this step."""
+        return step % self._every == 0
+
+    def save(self, step: int, state: Tree) -> None:
+        """Starts to save, waiting for an earlier one that is still being written; nothing where the step is saved.
+
+        Raises:
+          RuntimeError: when nothing was started.
+        """
+        if self.latest() == step:
+            return
+        if self._checkpointer.save_async(step, state, force=True) is None:
+            raise RuntimeError(f"the checkpoint of step {step} was not started")
 
     def restore(self, like: Tree) -> Tree:
-        """The newest checkpoint in the shapes, types and shardings of `like`.
+        """The newest checkpoint in the shapes, types and shardings of `like`, arrays or their descriptions.
 
         Raises:
           InputError: when the checkpoint does not fit the model that the config describes.

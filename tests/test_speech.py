@@ -108,7 +108,7 @@ def test_crops_are_a_function_of_the_step(made_up: str) -> None:
     for key, value in next(first).items():
         np.testing.assert_array_equal(value, again[key])
     shards = [next(speech_crops.batches(made_up, 4, 16, 3, 1, NAMES, (p, 2))) for p in range(2)]
-    np.testing.assert_array_equal(shards[1]["mel"], again["mel"][1::2])
+    np.testing.assert_array_equal(shards[1]["mel"], again["mel"][2:])
     blinking = again["blink"].any(1)
     lids = again["expression"][..., NAMES.index("eyeBlinkLeft")].max(1)
     assert ((lids > 0) == blinking).all()
