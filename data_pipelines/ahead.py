@@ -1,6 +1,6 @@
 """Drawing examples while a step computes."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from itertools import islice
@@ -19,7 +19,7 @@ def draw_ahead(draw: Callable[[int], T], numbers: Iterable[int], ahead: int = 3)
             waiting += [pool.submit(draw, k) for k in islice(numbers, 1)]
 
 
-def read_ahead(items: Iterator[T], ahead: int = 2) -> Iterator[T]:
+def read_ahead(items: Iterator[T], ahead: int = 2) -> Generator[T, None, None]:
     """The items in order, up to `ahead` of them read early by one thread; 0 reads when asked.
 
     What reading raises is raised here, in the item's place. To be closed when it is left early.

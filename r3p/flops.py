@@ -1,7 +1,7 @@
 """Arithmetic of a traced function, and what devices could do.
 
-Counted from the jaxpr: the compiler's own analysis sees the body of a scan once (a twelfth of a network of twelve scanned
-layers) and gives nothing on TPUs before compiling. What is recomputed in a backward pass counts: the device computes it.
+Counted from the jaxpr: the compiler's own analysis sees the body of a scan once, and gives nothing on TPUs before
+compiling. What is recomputed in a backward pass counts, since the device computes it.
 """
 
 import math
@@ -9,8 +9,8 @@ from typing import Any
 
 import jax
 
-# Dense bfloat16 FLOP/s of one jax device, by the beginning of `device_kind`, from the makers' data sheets. TPU v2, v3 and
-# v7 show a chip as two devices.
+# Dense bfloat16 FLOP/s of one jax device, by the beginning of `device_kind`, from the makers' data sheets. TPU v2, v3
+# and v7 show a chip as two devices.
 PEAKS = {
     "TPU v2": 22.5e12,
     "TPU v3": 61.5e12,
@@ -55,7 +55,7 @@ def count(jaxpr: Any) -> float:
 
 def _of_equation(equation: Any) -> float:
     name, params = equation.primitive.name, equation.params
-    out = equation.outvars[0].aval if equation.outvars else None
+    out: Any = equation.outvars[0].aval if equation.outvars else None
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
         return 2.0 * out.size * math.prod(equation.invars[0].aval.shape[k] for k in contracted)

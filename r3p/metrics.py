@@ -63,6 +63,7 @@ class Meter:
         peak = flops.peak()
         self._flops_per_s = step_flops / (peak * devices) if peak else None
         self.waited = 0.0
+        self._sums: dict[str, float] = {}
         self.start()
 
     def start(self) -> None:

@@ -197,7 +197,7 @@ def gradients(
 
     Args:
       loss: `(params, batch, rng) -> (total, aux)`, means over the examples that it is given; aux holds metrics and new
-        running statistics. It draws at random for as many examples as the batch has.
+        running statistics. It draws at random for as many examples as the batch that it is given has.
       accumulate: parts. Part k holds the rows k, k + parts, ... so that no row has to move to another device.
       remat: what the backward pass computes again: `none`, or all but matrix `products` and convolutions.
 

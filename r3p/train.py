@@ -11,7 +11,7 @@ import importlib.util
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,7 @@ class Step:
         self.names: list[str] = []
 
         def step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
-            # From the seed and the step alone. A tenth of the compile time of threefry.
-            rng = jax.random.fold_in(jax.random.key(config.seed, impl="rbg"), state.step)
+            rng = jax.random.fold_in(_key(config), state.step)  # from the seed and the step alone
             state, values = stage.step(state, batch, rng)
             self.names = sorted(values)
             # A gradient can overflow where the loss does not; then the fault is this batch's, not the next one's.
@@ -118,13 +117,13 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> TrainState:
     sharding.check_batch(config.batch_size, mesh, config.accumulate)
     _check_options(stage, config)
     workdir.mkdir(parents=True, exist_ok=True)
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
     writer = metrics.Writer(workdir if sharding.is_main() else None)
     if sharding.is_main():
         (workdir / "config.json").write_text(config.to_json(indent=1))
 
-    rng = jax.random.key(config.seed, impl="rbg")
+    rng = _key(config)
     shapes = jax.eval_shape(stage.init, rng)
     shardings = sharding.shard_state(shapes, mesh, config.sharding_rules, config.fsdp_least)
     writer.say(sharding.describe(shapes, shardings))
@@ -164,7 +163,7 @@ def _loop(
     preemption: sharding.Preemption,
     writer: metrics.Writer,
     state: TrainState,
-    batches: Iterator[tuple[Batch, Batch]],
+    batches: Generator[tuple[Batch, Batch], None, None],
 ) -> TrainState:
     """From `state.step` to the end: batch, step, look at the step before, checkpoint, evaluate, show."""
     first = int(state.step)
@@ -216,8 +215,14 @@ def _loop(
     return state
 
 
+def _key(config: ConfigDict) -> jax.Array:
+    return jax.random.key(config.seed, impl=config.random)
+
+
 def _check_options(stage: Stage, config: ConfigDict) -> None:
     compute_dtype(config)
+    if config.random not in ("rbg", "threefry2x32"):
+        raise InputError(f"random is {config.random!r}: choose rbg or threefry2x32")
     if config.dtype != "float32" and not stage.half:
         raise InputError(
             f"stage {config.stage} computes in float32 only, but dtype is {config.dtype}: set dtype=float32"

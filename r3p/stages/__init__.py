@@ -15,8 +15,8 @@ Batch = dict[str, Any]
 class Stage:
     """A stage of training.
 
-    What is drawn at random for a batch is drawn for all of its rows at once, `jax.random.uniform(rng, (b, ...))`: a row's
-    place in the batch decides, so that neither the number of devices nor of processes changes a run.
+    What is drawn at random for a batch is drawn for all of its rows at once, `jax.random.uniform(rng, (b, ...))`: a
+    row's place in the batch decides, so that neither the number of devices nor of processes changes a run.
 
     Attributes:
       init: `rng -> state`, traceable.
