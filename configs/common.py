@@ -9,8 +9,8 @@ def base(stage: str) -> ConfigDict:
         dict(
             stage=stage,
             seed=0,
-            # How numbers are drawn: rbg compiles ten times faster, but every device draws for the whole batch (4 bytes a
-            # ray's sample); with threefry2x32 each draws for its own rows. For large batches on many devices.
+            # How numbers are drawn. rbg compiles ten times faster, but every device draws for the whole batch, 4 bytes
+            # a ray's sample; with threefry2x32 each draws for its own rows, which is for large batches on many devices.
             random="rbg",
             batch_size=1,
             steps=1000,

@@ -23,11 +23,9 @@ from ml_collections import ConfigDict
 from data_pipelines.ahead import read_ahead
 from r3p import flops, metrics, sharding
 from r3p.checkpoint import Checkpoints
-from r3p.errors import InputError
+from r3p.errors import FINISHED, REFUSED, STOPPED, InputError
 from r3p.stages import Batch, Stage
 from r3p.state import TrainState, compute_dtype
-
-STOPPED = 143  # exit status after a SIGTERM: there is a checkpoint, and more to do
 
 
 def load_config(spec: str, overrides: list[str]) -> ConfigDict:
@@ -280,19 +278,21 @@ def main(argv: list[str] | None = None) -> int:
         epilog="example: python -m r3p.train --config configs/portrait.py:small --workdir ~/r3p_runs/small",
     )
     parser.add_argument("--config", required=True, help="configs/STAGE.py:MODE")
-    parser.add_argument("--workdir", required=True, type=Path, help="checkpoints, metrics and previews go here")
+    parser.add_argument("--workdir", required=True, help="checkpoints, metrics and previews go here")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a config field")
     args = parser.parse_args(argv)
     try:
+        if "://" in args.workdir:
+            raise InputError(f"--workdir {args.workdir} is an address: give a folder, with the bucket mounted there")
         config = load_config(args.config, args.set)
-        state = train_and_evaluate(config, args.workdir)
+        state = train_and_evaluate(config, Path(args.workdir).expanduser())
     except InputError as error:
         print(f"r3p train: {error}", file=sys.stderr)
-        return 2
+        return REFUSED
     if int(state.step) < config.steps:
         print(f"r3p train: stopped at step {int(state.step)}; the same command goes on from there", file=sys.stderr)
         return STOPPED
-    return 0
+    return FINISHED
 
 
 if __name__ == "__main__":

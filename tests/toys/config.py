@@ -11,6 +11,7 @@ def get_config() -> ConfigDict:
     config.noise = 0.1
     config.bad_step = -1  # the batch of this step holds a number that is not finite
     config.bad_gradient = -1  # the gradient of this step is not finite, though the loss is
+    config.record = ""  # a file's beginning: what is read is written there
     config.pause = 0.0  # seconds that a batch takes to draw
     config.learning_rate, config.warmup_steps, config.clip_norm = 1e-2, 0, 10.0
     config.batch_size, config.steps = 16, 4

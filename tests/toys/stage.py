@@ -79,6 +79,9 @@ def make(config: ConfigDict) -> Stage:
                 epoch, at = divmod(place, EXAMPLES)
                 rows.append(example(int(np.random.default_rng((config.seed, epoch)).permutation(EXAMPLES)[at])))
             batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+            if config.record:  # which examples this process reads
+                with open(f"{config.record}_{index}_of_{count}", "a") as file:
+                    file.write(f"{step} {' '.join(map(str, batch['example']))}\n")
             if step == config.bad_step:
                 batch["truth"][0, 0] = np.nan
             yield batch
