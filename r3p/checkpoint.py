@@ -11,6 +11,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from r3p.errors import InputError
+from r3p.sharding import path_name
 
 Tree = Any
 
@@ -59,6 +60,10 @@ def load_weights(folder: str | os.PathLike[str]) -> tuple[dict[str, Tree], dict[
     except (ValueError, KeyError, TypeError, OSError) as error:
         reason = str(error.__cause__ or error).split("\n")[0][:200]
         raise InputError(f"{folder} is no folder of weights ({reason}): give one that r3p convert wrote") from error
+
+
+def _shapes(tree: Tree) -> dict[str, list[int]]:
+    return {path_name(path): list(x.shape) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 class Checkpoints:
@@ -116,6 +121,17 @@ class Checkpoints:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)), like
         )
         step = self.latest()
+        # Compared before anything is read: a read that fails half-way leaves the others unfinished behind.
+        stored = _shapes(self._checkpointer.metadata(step).metadata)
+        wanted = _shapes(abstract)
+        differing = [name for name in {**wanted, **stored} if wanted.get(name) != stored.get(name)]
+        if differing:
+            name = differing[0]
+            there, here = (f"has {name} {x[name]}" if name in x else f"has no {name}" for x in (stored, wanted))
+            raise InputError(
+                f"checkpoint {step} does not fit this config in {len(differing)} of {len(wanted)} arrays: it {there}, "
+                f"the config {here}: use another --workdir, or the config it was made with"
+            )
         try:
             return self._checkpointer.load(step, abstract)
         except (ValueError, KeyError, TypeError) as error:

@@ -167,10 +167,10 @@ def compute_dtype(config: ConfigDict) -> Any:
     Raises:
       InputError: for a `config.dtype` other than float32 and bfloat16.
     """
-    kinds = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-    if config.dtype not in kinds:
-        raise InputError(f"dtype is {config.dtype!r}: choose float32 or bfloat16")
-    return kinds[config.dtype]
+    kinds, name = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}, config.get("dtype", "float32")
+    if name not in kinds:
+        raise InputError(f"dtype is {name!r}: choose float32 or bfloat16")
+    return kinds[name]
 
 
 def _keep_products(primitive: Any, *_: Any, **__: Any) -> bool:

@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -117,21 +118,26 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> TrainState:
     workdir.mkdir(parents=True, exist_ok=True)
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
-    writer = metrics.Writer(workdir if sharding.is_main() else None)
     if sharding.is_main():
         (workdir / "config.json").write_text(config.to_json(indent=1))
-
     rng = _key(config)
     shapes = jax.eval_shape(stage.init, rng)
     shardings = sharding.shard_state(shapes, mesh, config.sharding_rules, config.fsdp_least)
-    writer.say(sharding.describe(shapes, shardings))
-    checkpoints = Checkpoints(
-        workdir / "checkpoints",
-        every=config.checkpoint_every,
-        keep=config.checkpoints_kept,
-        keep_every=config.checkpoints_kept_every,
-    )
-    with sharding.using(mesh), sharding.Preemption() as preemption:
+    with ExitStack() as stack:
+        writer = stack.enter_context(closing(metrics.Writer(workdir if sharding.is_main() else None)))
+        checkpoints = stack.enter_context(
+            closing(
+                Checkpoints(
+                    workdir / "checkpoints",
+                    every=config.checkpoint_every,
+                    keep=config.checkpoints_kept,
+                    keep_every=config.checkpoints_kept_every,
+                )
+            )
+        )
+        stack.enter_context(sharding.using(mesh))
+        preemption = stack.enter_context(sharding.Preemption())
+        writer.say(sharding.describe(shapes, shardings))
         if checkpoints.latest() is None:
             state = jax.jit(stage.init, out_shardings=shardings)(rng)
         else:
@@ -140,15 +146,11 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> TrainState:
             )
             writer.say(f"resumed from step {int(state.step)}")
         first = int(state.step)
+        if first >= config.steps:
+            return state
         batches = read_ahead(_placed(stage.batches(first), mesh, config), config.read_ahead)
-        try:
-            if first < config.steps:
-                state = _loop(config, workdir, stage, mesh, shardings, checkpoints, preemption, writer, state, batches)
-        finally:
-            batches.close()
-            checkpoints.close()
-            writer.close()
-    return state
+        stack.enter_context(closing(batches))
+        return _loop(config, workdir, stage, mesh, shardings, checkpoints, preemption, writer, state, batches)
 
 
 def _loop(
