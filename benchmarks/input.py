@@ -74,18 +74,14 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{config.stage}: batches of {config.batch_size}, {size / 2**20:.2f} MiB")
             print(f"drawing  {1e3 * drawn:9.2f} ms a batch, {config.batch_size / max(drawn, 1e-9):9.1f} examples/s")
             print(f"sending  {1e3 * (on_device - drawn):9.2f} ms a batch")
-            print(
-                f"{'step':>12} {'wait, mean':>12} {'wait, most':>12} {'input_wait':>11}   {config.read_ahead} read ahead"
-            )
+            print(f"{'step':>12} {'wait, mean':>12} {'wait, most':>12} {'input_wait':>11}, {config.read_ahead} ahead")
             lengths = args.step_ms or [1e3 * on_device * share for share in (0.5, 1.0, 1.5, 3.0)]
             for milliseconds in lengths:
                 seconds = milliseconds / 1e3
                 wait = waits(stage.batches(0), mesh, args.steps, seconds, config.read_ahead)
                 share = wait.sum() / (wait.sum() + args.steps * seconds)
-                print(
-                    f"{milliseconds:9.1f} ms {1e3 * wait.mean():9.2f} ms {1e3 * wait.max():9.2f} ms {100 * share:9.1f} %",
-                    flush=True,
-                )
+                mean, most = 1e3 * wait.mean(), 1e3 * wait.max()
+                print(f"{milliseconds:9.1f} ms {mean:9.2f} ms {most:9.2f} ms {100 * share:9.1f} %", flush=True)
     except InputError as error:
         print(f"input: {error}", file=sys.stderr)
         return 2
