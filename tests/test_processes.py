@@ -112,6 +112,62 @@ def test_devices_and_processes_change_nothing(tmp_path, cache):
             assert [n for share in shares for n in share.split()[1:]] == row[1:]
 
 
+def test_a_real_stage_is_as_little_changed(tmp_path, cache):
+    from test_speech import write_speech
+
+    data = write_speech(tmp_path / "speech")
+    small = {"width": 16, "condition_width": 16, "encoder_layers": 1, "decoder_layers": 1, "flow_width": 8}
+    overrides = [
+        f"data.path={data}", "data.crop=16", "batch_size=8", "steps=20", "schedule_steps=20", "checkpoint_every=20",
+        "log_every=1", "fsdp_least=16", *(f"model.{name}={value}" for name, value in small.items()),
+    ]  # fmt: skip
+    found = {}
+    for name, (processes, devices, fsdp) in {"1 x 1": (1, 1, 1), "1 x 8": (1, 8, 4), "2 x 4": (2, 4, 8)}.items():
+        folder = tmp_path / name
+        chosen = [*overrides, f"mesh.fsdp={fsdp}"]
+        run(processes, devices, folder, *chosen, cache=cache, config=str(ROOT / "configs" / "audio2motion.py:smoke"))
+        found[name] = losses(folder)
+    for name, values in found.items():
+        apart = max(abs(values[k] / found["1 x 1"][k] - 1) for k in range(1, 21))
+        print(f"{name}: largest relative difference in loss {apart:.1e}")
+        assert apart < 1e-5
+
+
+def test_rays_are_shared_among_the_devices_of_an_image(cache):
+    program = """
+import jax, jax.numpy as jnp, numpy as np
+from r3p import camera, render, sharding
+pose = jnp.zeros((2, 3))
+origins, directions = camera.rays(camera.from_pose(pose, pose), 16)
+planes = jax.random.normal(jax.random.key(0), (2, 3, 8, 8, 4))
+weights = jax.random.normal(jax.random.key(1), (4, 65))
+
+def decoder(x):
+    y = jnp.tanh(x @ weights)
+    return y[..., :64], y[..., 64:]
+
+def cost(mesh):
+    placed = jax.sharding.NamedSharding(mesh, sharding.BATCH)
+    with sharding.using(mesh):
+        def loss(planes):
+            return (render.render(planes, decoder, origins, directions, coarse=8, fine=8, chunk=64).feature ** 2).sum()
+        compiled = jax.jit(jax.value_and_grad(loss)).lower(jax.device_put(planes, placed)).compile()
+    value, grad = compiled(jax.device_put(planes, placed))
+    return float(value), np.asarray(grad), compiled.cost_analysis()["flops"]
+
+value, grad, operations = cost(sharding.make_mesh({"data": 1, "spatial": -1}))
+print("RESULT", value, np.abs(grad).sum(), operations)
+"""
+    results = {}
+    for devices in (1, 4):
+        env = environments(1, devices, cache)[0]
+        done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        results[devices] = [float(x) for x in done.stdout.split("RESULT")[1].split()]
+    np.testing.assert_allclose(results[4][:2], results[1][:2], rtol=1e-5)
+    assert results[4][2] < 0.4 * results[1][2]  # operations of each device
+
+
 def test_two_and_two_steps_equal_four_bit_for_bit_on_two_processes(tmp_path, cache):
     for overrides in ((), ("mesh.fsdp=4",)):
         folder = tmp_path / str(len(overrides))
