@@ -57,7 +57,7 @@ def export_portrait(workdir: Path, out: Path, people: int, note: str = "") -> di
             meta = load_model(config.start)[2]
             fields, earlier = meta["fields"], meta["provenance"]
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    last = [r["psnr"] for r in rows if r["step"] > int(state.step) - 400]
+    last = [r["psnr"] for r in rows if "psnr" in r and r["step"] > int(state.step) - 400]
     provenance = {
         "command": f"{RECIPE} FOLDER",
         "stage": config.stage,

@@ -159,3 +159,68 @@ def apply_gradients(
     return state.replace(
         step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state, average=average
     )
+
+
+def compute_dtype(config: ConfigDict) -> Any:
+    """What a stage gives its models as their field `dtype`: they compute in it; parameters and optimiser stay float32.
+
+    Raises:
+      InputError: for a `config.dtype` other than float32 and bfloat16.
+    """
+    kinds, name = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}, config.get("dtype", "float32")
+    if name not in kinds:
+        raise InputError(f"dtype is {name!r}: choose float32 or bfloat16")
+    return kinds[name]
+
+
+def _keep_products(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive.name in ("dot_general", "conv_general_dilated")
+
+
+REMAT: dict[str, Callable[..., Any]] = {
+    "none": lambda loss: loss,
+    # Norms, activations and copies are cheap to do again, and most of what a network keeps for its backward pass.
+    "products": lambda loss: jax.checkpoint(loss, policy=_keep_products),
+}
+
+
+def gradients(
+    loss: Callable[[Tree, Tree, jax.Array], tuple[jax.Array, Tree]],
+    params: Tree,
+    batch: Tree,
+    rng: jax.Array,
+    *,
+    accumulate: int = 1,
+    remat: str = "none",
+) -> tuple[tuple[jax.Array, Tree], Tree]:
+    """`jax.value_and_grad(loss, has_aux=True)`, a part of the batch after the other.
+
+    Args:
+      loss: `(params, batch, rng) -> (total, aux)`, means over the examples that it is given; aux holds metrics and new
+        running statistics. It draws at random for as many examples as the batch that it is given has.
+      accumulate: parts. Part k holds the rows k, k + parts, ... so that no row has to move to another device.
+      remat: what the backward pass computes again: `none`, or all but matrix `products` and convolutions.
+
+    Returns:
+      Means over the parts; of integers among aux, the last part's.
+    """
+    if remat not in REMAT:
+        raise InputError(f"remat is {remat!r}: choose {' or '.join(REMAT)}")
+    grad = jax.value_and_grad(REMAT[remat](loss), has_aux=True)
+    if accumulate == 1:
+        return grad(params, batch, rng)
+
+    def split(x: jax.Array) -> jax.Array:
+        return jnp.moveaxis(x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 1, 0)
+
+    def add(total: jax.Array, new: jax.Array) -> jax.Array:
+        return total + new if jnp.issubdtype(total.dtype, jnp.floating) else new
+
+    def body(total: Tree, part: tuple[Tree, jax.Array]) -> tuple[Tree, None]:
+        return jax.tree.map(add, total, grad(params, part[0], jax.random.fold_in(rng, part[1]))), None
+
+    parts = jax.tree.map(split, batch)
+    shapes = jax.eval_shape(grad, params, jax.tree.map(lambda x: x[0], parts), rng)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    total, _ = jax.lax.scan(body, zeros, (parts, jnp.arange(accumulate)))
+    return jax.tree.map(lambda x: x / accumulate if jnp.issubdtype(x.dtype, jnp.floating) else x, total)

@@ -1,27 +1,32 @@
 """Trains a stage: `python -m r3p.train --config configs/STAGE.py:MODE --workdir DIR`.
 
-One loop for every stage: next batch, step, log (one step late, so that the device never waits for a print), checkpoint.
-A run that is started again goes on from its last checkpoint; SIGTERM ends it with one.
+One loop for every stage. A step is looked at when the next one has been sent to the devices, so that these never wait
+for a print. A run that is started again goes on from its last checkpoint, on other devices too; SIGTERM ends it with
+one. `launch/run.py` is the same for several processes.
 """
 
 import argparse
 import importlib
 import importlib.util
 import json
-import signal
 import sys
 import time
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from r3p import photo, sharding
+from data_pipelines.ahead import read_ahead
+from r3p import flops, metrics, sharding
 from r3p.checkpoint import Checkpoints
-from r3p.errors import InputError
-from r3p.stages import Stage
+from r3p.errors import FINISHED, REFUSED, STOPPED, InputError
+from r3p.stages import Batch, Stage
+from r3p.state import TrainState, compute_dtype
 
 
 def load_config(spec: str, overrides: list[str]) -> ConfigDict:
@@ -53,118 +58,218 @@ def load_config(spec: str, overrides: list[str]) -> ConfigDict:
 
 
 def load_stage(config: ConfigDict) -> Stage:
-    """The stage that `config.stage` names: `r3p.stages.NAME.make(config)`."""
-    name = f"r3p.stages.{config.stage}"
-    if importlib.util.find_spec(name) is None:
-        raise InputError(f"there is no training stage {config.stage!r} in r3p/stages: mend `stage` in the config")
+    """The stage that `config.stage` names: `r3p.stages.NAME.make(config)`; a name with dots is a module of your own."""
+    own = "." in config.stage
+    name = config.stage if own else f"r3p.stages.{config.stage}"
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        where = "on the path" if own else "in r3p/stages"
+        raise InputError(f"there is no training stage {config.stage!r} {where}: mend `stage` in the config")
     return importlib.import_module(name).make(config)
 
 
-class Log:
-    """Metrics as JSON lines, with throughput and the time spent waiting for input."""
+class Step:
+    """The compiled training step, and what it costs."""
 
-    def __init__(self, path: Path, batch_size: int):
-        self._file = path.open("a", buffering=1)
-        self._batch_size = batch_size
-        self._since, self._steps, self.waited = time.monotonic(), 0, 0.0
-        self._pending: tuple[int, dict[str, Any]] | None = None
+    def __init__(self, stage: Stage, config: ConfigDict, shardings: Any, mesh: Any, state: TrainState, batch: Batch):
+        self.names: list[str] = []
 
-    def count(self) -> None:
-        self._steps += 1
+        def step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
+            rng = jax.random.fold_in(_key(config), state.step)  # from the seed and the step alone
+            state, values = stage.step(state, batch, rng)
+            self.names = sorted(values)
+            # A gradient can overflow where the loss does not; then the fault is this batch's, not the next one's.
+            good = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(state.params)]).all()
+            vector = [jnp.asarray(values[name], jnp.float32) for name in self.names]
+            return state, jnp.stack([*vector, jnp.where(good, 0.0, jnp.nan)])
 
-    def hold(self, step: int, metrics: dict[str, Any]) -> None:
-        """Keeps metrics of a step that may still be computing."""
-        self._pending = (step, metrics)
+        # Batches are not donated: no output has their shape.
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
+        traced = jitted.trace(state, batch)
+        self.flops = flops.count(traced.jaxpr)
+        self._compiled = traced.lower().compile()
 
-    def flush(self) -> dict[str, float] | None:
-        """Writes what is held."""
-        if self._pending is None:
-            return None
-        step, metrics = self._pending
-        self._pending = None
-        values = {k: float(v) for k, v in metrics.items()}
-        now = time.monotonic()
-        seconds = now - self._since
-        row = {
-            "step": step,
-            **{k: round(v, 6) for k, v in values.items()},
-            "examples_per_s": round(self._steps * self._batch_size / seconds, 3),
-            "input_wait": round(self.waited / seconds, 4),
-        }
-        self._file.write(json.dumps(row) + "\n")
-        self._since, self._steps, self.waited = now, 0, 0.0
-        print(" ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
-        return values
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
+        """The next state, and the metrics as a vector that `read` understands."""
+        return self._compiled(state, batch)
+
+    def read(self, values: jax.Array) -> dict[str, float]:
+        """Waits for a step's metrics, and `parameters`, which is 0 where all of them are finite afterwards."""
+        return dict(zip([*self.names, "parameters"], np.asarray(values).tolist(), strict=True))
 
 
-def train_and_evaluate(config: ConfigDict, workdir: Path) -> Any:
+def train_and_evaluate(config: ConfigDict, workdir: Path) -> TrainState:
     """Trains `config.stage` for `config.steps` steps under `workdir`, or goes on where an earlier run stopped.
 
     Returns:
-      The last train state.
+      The last train state; its step is short of `config.steps` after a SIGTERM.
 
     Raises:
-      InputError: when the config does not fit the checkpoint, or a loss is not finite (the last good checkpoint stays).
+      InputError: when the config fits neither checkpoint nor devices, or a loss is not finite (the last good checkpoint
+        stays).
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
-    (workdir / "config.json").write_text(config.to_json(indent=1))
     stage = load_stage(config)
-    mesh = sharding.make_mesh()
-    rng = jax.random.key(config.seed, impl="rbg")  # a tenth of the compile time of threefry
-    state = jax.jit(stage.init, out_shardings=sharding.replicated(mesh))(rng)
-    checkpoints = Checkpoints(workdir / "checkpoints", every=config.checkpoint_every, keep=config.checkpoints_kept)
-    if checkpoints.latest() is not None:
-        state = checkpoints.restore(state)
-        print(f"resumed from step {int(state.step)}", flush=True)
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch(config.batch_size, mesh, config.accumulate)
+    _check_options(stage, config)
+    workdir.mkdir(parents=True, exist_ok=True)
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
+    if sharding.is_main():
+        (workdir / "config.json").write_text(config.to_json(indent=1))
+    rng = _key(config)
+    shapes = jax.eval_shape(stage.init, rng)
+    shardings = sharding.shard_state(shapes, mesh, config.sharding_rules, config.fsdp_least)
+    with ExitStack() as stack:
+        writer = stack.enter_context(closing(metrics.Writer(workdir if sharding.is_main() else None)))
+        checkpoints = stack.enter_context(
+            closing(
+                Checkpoints(
+                    workdir / "checkpoints",
+                    every=config.checkpoint_every,
+                    keep=config.checkpoints_kept,
+                    keep_every=config.checkpoints_kept_every,
+                )
+            )
+        )
+        stack.enter_context(sharding.using(mesh))
+        preemption = stack.enter_context(sharding.Preemption())
+        writer.say(sharding.describe(shapes, shardings))
+        if checkpoints.latest() is None:
+            state = jax.jit(stage.init, out_shardings=shardings)(rng)
+        else:
+            state = checkpoints.restore(
+                jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+            )
+            writer.say(f"resumed from step {int(state.step)}")
+        first = int(state.step)
+        if first >= config.steps:
+            return state
+        batches = read_ahead(_placed(stage.batches(first), mesh, config), config.read_ahead)
+        stack.enter_context(closing(batches))
+        return _loop(config, workdir, stage, mesh, shardings, checkpoints, preemption, writer, state, batches)
+
+
+def _loop(
+    config: ConfigDict,
+    workdir: Path,
+    stage: Stage,
+    mesh: Any,
+    shardings: Any,
+    checkpoints: Checkpoints,
+    preemption: sharding.Preemption,
+    writer: metrics.Writer,
+    state: TrainState,
+    batches: Generator[tuple[Batch, Batch], None, None],
+) -> TrainState:
+    """From `state.step` to the end: batch, step, look at the step before, checkpoint, evaluate, show."""
     first = int(state.step)
-    stop = False
+    host, batch = next(batches)
+    writer.say("compiling the training step ...")
+    started = time.monotonic()
+    step_fn = Step(stage, config, shardings, mesh, state, batch)
+    writer.say(f"compiling done in {time.monotonic() - started:.1f} s: {step_fn.flops / 1e9:.4g} GFLOP a step")
+    evaluate = jax.jit(stage.evaluate, out_shardings=sharding.replicated(mesh)) if stage.evaluate else None
+    meter = metrics.Meter(config.batch_size, step_fn.flops, jax.device_count())
+    pending: tuple[int, jax.Array, Batch] | None = None
 
-    def on_sigterm(*_: Any) -> None:
-        nonlocal stop
-        stop = True
+    def look() -> None:
+        """Reads the metrics of the pending step, which may still be computing."""
+        nonlocal pending
+        if pending is None:
+            return
+        done, values, seen = pending
+        pending = None
+        read = step_fn.read(values)
+        _check_finite(read, done, seen, workdir, checkpoints)
+        read.pop("parameters")
+        meter.add(read)
+        if done % config.log_every == 0 or done == config.steps:
+            writer.row(done, meter.row())
 
-    previous = signal.signal(signal.SIGTERM, on_sigterm)
-    step_fn = jax.jit(stage.step, donate_argnums=0)
-    log = Log(workdir / "metrics.jsonl", config.batch_size)
-    batches = stage.batches(first)
-    try:
-        for step in range(first, config.steps):
-            started = time.monotonic()
-            batch = sharding.put_batch(next(batches), mesh)
-            log.waited += time.monotonic() - started
-            state, metrics = step_fn(state, batch, jax.random.fold_in(rng, step))
-            if step == first:
-                jax.block_until_ready(state.step)
-                print(f"compiled and ran the first step in {time.monotonic() - started:.1f} s", flush=True)
-            log.count()
-            if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
-                values = log.flush()
-                _check_finite(values)
-                log.hold(step + 1, metrics)
-            checkpoints.save(step + 1, state)
-            if stage.preview and ((step + 1) % config.preview_every == 0 or step + 1 == config.steps):
-                _write_pictures(workdir / "previews", step + 1, stage.preview(state, batch))
-            if stop:
-                break
-        _check_finite(log.flush())
-        checkpoints.save(int(state.step), state, force=True)
-    finally:
-        checkpoints.close()
-        signal.signal(signal.SIGTERM, previous)
+    for done in range(first + 1, config.steps + 1):
+        if done > first + 1:
+            host, batch = meter.wait(batches)
+        state, values = step_fn(state, batch)
+        look()
+        pending = done, values, host
+        last = done == config.steps or preemption.reached(done)
+        if last or checkpoints.due(done):
+            look()  # nothing that is not finite is saved
+            checkpoints.save(done, state)
+        if evaluate and stage.held_out and (done % config.evaluate_every == 0 or done == config.steps):
+            look()
+            writer.row(done, _evaluate(evaluate, state, stage, mesh))
+            meter.start()
+        if stage.preview and (done % config.preview_every == 0 or done == config.steps):
+            look()
+            shown = sharding.on_one_device(state.replace(opt_state=()), mesh)
+            if sharding.is_main():
+                writer.pictures(done, stage.preview(shown, host))
+            meter.start()
+        if last:
+            break
     return state
 
 
-def _check_finite(values: dict[str, float] | None) -> None:
-    bad = [name for name, value in (values or {}).items() if not jnp.isfinite(value)]
-    if bad:
-        raise InputError(f"{', '.join(bad)} is not finite: lower learning_rate; the last checkpoint is kept")
+def _key(config: ConfigDict) -> jax.Array:
+    return jax.random.key(config.seed, impl=config.random)
 
 
-def _write_pictures(folder: Path, step: int, pictures: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures.items():
-        photo.save_image(folder / f"{name}_{step:07d}.png", picture)
+def _check_options(stage: Stage, config: ConfigDict) -> None:
+    compute_dtype(config)
+    if config.random not in ("rbg", "threefry2x32"):
+        raise InputError(f"random is {config.random!r}: choose rbg or threefry2x32")
+    if config.dtype != "float32" and not stage.half:
+        raise InputError(
+            f"stage {config.stage} computes in float32 only, but dtype is {config.dtype}: set dtype=float32"
+        )
+    if (config.accumulate != 1 or config.remat != "none") and not stage.accumulates:
+        raise InputError(
+            f"stage {config.stage} computes a batch at once, but accumulate is {config.accumulate} and remat "
+            f"{config.remat}: set accumulate=1 and remat=none"
+        )
+
+
+def _placed(batches: Iterator[Batch], mesh: Any, config: ConfigDict) -> Iterator[tuple[Batch, Batch]]:
+    """Batches of this process, as they are on the host and as the devices' share of the global batch."""
+    for batch in batches:
+        rows = {name: len(array) for name, array in batch.items()}
+        wrong = [name for name, count in rows.items() if count * jax.process_count() != config.batch_size]
+        if wrong:
+            raise InputError(
+                f"stage {config.stage} gives {rows[wrong[0]]} rows of {wrong[0]!r} in each of {jax.process_count()} "
+                f"processes: expected {config.batch_size} in all, run it in one process if it does not share its rows"
+            )
+        yield batch, sharding.put_batch(batch, mesh)
+
+
+def _evaluate(evaluate: Any, state: TrainState, stage: Stage, mesh: Any) -> dict[str, float]:
+    """Means over the held-out batches."""
+    assert stage.held_out
+    rows = [evaluate(state, sharding.put_batch(batch, mesh)) for batch in stage.held_out()]
+    if not rows:
+        raise InputError("there is no held-out batch: make the held-out data larger, or batch_size smaller")
+    return {f"held_out/{name}": float(np.mean([float(row[name]) for row in rows])) for name in rows[0]}
+
+
+def _check_finite(values: dict[str, float], step: int, batch: Batch, workdir: Path, checkpoints: Checkpoints) -> None:
+    """Raises InputError for what is not finite of a step, and keeps its batch for a look."""
+    bad = [name for name, value in values.items() if not np.isfinite(value)]
+    if not bad:
+        return
+    path = workdir / f"bad_batch_{step:07d}_process_{jax.process_index()}.npz"
+    np.savez(path, **batch)
+    which = f"examples {', '.join(map(str, np.asarray(batch['example']).tolist()))}, " if "example" in batch else ""
+    kept = checkpoints.latest()
+    raise InputError(
+        f"step {step} made {', '.join(bad)} not finite (its batch: {which}in "
+        f"{path}); {'no checkpoint was written yet' if kept is None else f'checkpoint {kept} is the last good one'}: "
+        "lower learning_rate, or look at the batch"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -175,15 +280,21 @@ def main(argv: list[str] | None = None) -> int:
         epilog="example: python -m r3p.train --config configs/portrait.py:small --workdir ~/r3p_runs/small",
     )
     parser.add_argument("--config", required=True, help="configs/STAGE.py:MODE")
-    parser.add_argument("--workdir", required=True, type=Path, help="checkpoints, metrics and previews go here")
+    parser.add_argument("--workdir", required=True, help="checkpoints, metrics and previews go here")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a config field")
     args = parser.parse_args(argv)
     try:
-        train_and_evaluate(load_config(args.config, args.set), args.workdir)
+        if "://" in args.workdir:
+            raise InputError(f"--workdir {args.workdir} is an address: give a folder, with the bucket mounted there")
+        config = load_config(args.config, args.set)
+        state = train_and_evaluate(config, Path(args.workdir).expanduser())
     except InputError as error:
         print(f"r3p train: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return REFUSED
+    if int(state.step) < config.steps:
+        print(f"r3p train: stopped at step {int(state.step)}; the same command goes on from there", file=sys.stderr)
+        return STOPPED
+    return FINISHED
 
 
 if __name__ == "__main__":
