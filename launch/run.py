@@ -10,6 +10,7 @@ The working directory has to be one folder that all machines see, such as a moun
 import argparse
 import os
 import sys
+import traceback
 from pathlib import Path
 
 # When started as a script; r3p may not be installed.
@@ -42,11 +43,16 @@ def main(argv: list[str] | None = None) -> int:
             args.coordinator, args.processes, args.process, heartbeat_timeout_seconds=args.heartbeat
         )
 
+    from r3p.errors import FINISHED, STOPPED
     from r3p.train import main as train
 
-    status = train(args.train[1:] if args.train[:1] == ["--"] else args.train)
-    if status == 2 and jax.distributed.is_initialized():
-        # An error that only this process met: the others wait in a collective, and a shutdown would wait for them.
+    try:
+        status = train(args.train[1:] if args.train[:1] == ["--"] else args.train)
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    if status not in (FINISHED, STOPPED) and jax.distributed.is_initialized():
+        # The others may wait for this process in a collective operation, and an orderly end would wait for them.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

@@ -51,7 +51,19 @@ def make_mesh(sizes: Mapping[str, int] | None = None) -> Mesh:
     if min(shape) < 1 or math.prod(shape) != devices:
         told = ", ".join(f"{name} {wanted.get(name, 1)}" for name in AXES)
         raise InputError(f"a mesh of {told} does not hold {devices} devices: the sizes must multiply to that")
-    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    types = (AxisType.Auto,) * len(AXES)
+    made = jax.make_mesh(tuple(shape), AXES, axis_types=types)
+    return Mesh(by_process(made.devices), AXES, axis_types=types)
+
+
+def by_process(devices: np.ndarray) -> np.ndarray:
+    """Devices [data, fsdp, spatial], rearranged so that every process has consecutive rows of the batch.
+
+    On a torus neighbours along an axis belong to other machines by turns. Devices that share an image stay together.
+    """
+    rows = devices.reshape(-1, devices.shape[2])
+    order = sorted(range(len(rows)), key=lambda k: rows[k, 0].process_index)
+    return rows[order].reshape(devices.shape)
 
 
 @contextmanager

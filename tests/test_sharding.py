@@ -76,6 +76,21 @@ def test_a_mesh_that_does_not_hold_the_devices():
         sharding.make_mesh({"model": 2})
 
 
+def test_rows_of_a_process_are_consecutive_on_a_torus():
+    # 4 x 4 chips, each machine a square of 4
+    class Chip:
+        def __init__(self, y, x):
+            self.place, self.process_index = (y, x), 2 * (y // 2) + x // 2
+
+    chips = np.array([[Chip(y, x) for x in range(4)] for y in range(4)], object)
+    for shape in ((16, 1, 1), (4, 4, 1), (8, 1, 2)):
+        ordered = sharding.by_process(chips.reshape(shape))
+        assert [c.process_index for c in ordered[..., 0].ravel()] == sorted(
+            c.process_index for c in ordered[..., 0].ravel()
+        )
+        assert {c.place for c in ordered.ravel()} == {c.place for c in chips.ravel()}
+
+
 def test_a_batch_that_does_not_divide():
     with pytest.raises(InputError, match="batch of 12 does not divide among 16 = data 2 x fsdp 4 x accumulate 2: set "
                                          "batch_size to 16 or 32"):  # fmt: skip
