@@ -26,20 +26,18 @@ def relative(got, want):
 
 
 @pytest.mark.parametrize(
-    "k, shape",
+    "shape",
     [
-        (3, (1, 32, 32, 96, 96)),
-        (3, (2, 17, 35, 96, 100)),  # sides that are no multiples of a tile, more images than one
-        (3, (1, 16, 1030, 96, 96)),  # more tiles in a row than go through at a time
-        (3, (1, 40, 120, 96, 96)),  # the last strip reaches beyond the image
-        (5, (1, 16, 20, 48, 64)),
-        (7, (2, 22, 19, 48, 64)),
+        (1, 32, 32, 96, 96),
+        (2, 17, 35, 96, 100),  # sides that are no multiples of a tile, more images than one
+        (1, 16, 1030, 96, 96),  # more tiles in a row than go through at a time
+        (1, 40, 120, 96, 96),  # the last strip reaches beyond the image
     ],
 )
-def test_winograd_equals_the_plain_convolution(k, shape):
-    x, kernel = drawn(*shape[:4]), drawn(k, k, *shape[3:], seed=1)
-    exact = np.pad(x.astype(np.float64), ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
-    exact = sum(exact[:, i : i + x.shape[1], j : j + x.shape[2]] @ kernel[i, j] for i in range(k) for j in range(k))
+def test_winograd_equals_the_plain_convolution(shape):
+    x, kernel = drawn(*shape[:4]), drawn(3, 3, *shape[3:], seed=1)
+    exact = np.pad(x.astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    exact = sum(exact[:, i : i + x.shape[1], j : j + x.shape[2]] @ kernel[i, j] for i in range(3) for j in range(3))
     got = jax.jit(convolution.winograd)(x, kernel)
     assert got.shape == exact.shape and relative(got, exact) < 3e-6
 
@@ -59,7 +57,7 @@ def test_what_is_taken_by_winograd():
     assert not taken(x, kernel, strides=(2, 2))
     assert not taken(x, kernel, rhs_dilation=(2, 2))
     assert not taken(x, jnp.zeros((3, 3, 96, 32)))
-    assert not taken(x, jnp.zeros((2, 2, 96, 96)))
+    assert not taken(x, jnp.zeros((5, 5, 96, 96)))
     assert not taken(x[:, :8], kernel)
     assert not taken(x, jnp.zeros((3, 3, 1, 96)), feature_group_count=96)
 
