@@ -51,19 +51,21 @@ def test_what_is_taken_by_winograd():
         )
         return "custom_jvp" in str(jax.make_jaxpr(function)(x, kernel))
 
-    x, kernel = jnp.zeros((1, 32, 32, 96)), jnp.zeros((3, 3, 96, 96))
+    x, kernel = jnp.zeros((1, 32, 32, 96)), jnp.zeros((3, 3, 96, 128))
     assert taken(x, kernel) and taken(x, kernel, [(1, 1), (1, 1)], rhs_dilation=(1, 1), feature_group_count=1)
     assert not taken(x, kernel, "VALID")
     assert not taken(x, kernel, strides=(2, 2))
     assert not taken(x, kernel, rhs_dilation=(2, 2))
+    assert not taken(x, jnp.zeros((3, 3, 96, 96)))
     assert not taken(x, jnp.zeros((3, 3, 96, 32)))
-    assert not taken(x, jnp.zeros((5, 5, 96, 96)))
+    assert not taken(x[..., :32], jnp.zeros((3, 3, 32, 512)))
+    assert not taken(x, jnp.zeros((5, 5, 96, 128)))
     assert not taken(x[:, :8], kernel)
     assert not taken(x, jnp.zeros((3, 3, 1, 96)), feature_group_count=96)
 
 
 def test_derivatives_are_those_of_the_plain_convolution():
-    x, kernel, weigh = drawn(1, 16, 16, 96), drawn(3, 3, 96, 96, seed=1) / 30, drawn(1, 16, 16, 96, seed=2)
+    x, kernel, weigh = drawn(1, 16, 16, 96), drawn(3, 3, 96, 128, seed=1) / 30, drawn(1, 16, 16, 128, seed=2)
 
     def total(conv, x, kernel):
         return jnp.sum(jnp.sin(conv(x, kernel)) * weigh)
@@ -81,7 +83,7 @@ def test_derivatives_are_those_of_the_plain_convolution():
 
 
 def test_reduced_precision_is_rounded_once():
-    x, kernel = (jnp.asarray(a, jnp.bfloat16) for a in (drawn(1, 16, 16, 96), drawn(3, 3, 96, 96, seed=1)))
+    x, kernel = (jnp.asarray(a, jnp.bfloat16) for a in (drawn(1, 16, 16, 96), drawn(3, 3, 96, 128, seed=1)))
     got = jax.jit(layers.conv)(x, kernel)
     assert got.dtype == jnp.bfloat16
     want = plain(x.astype(jnp.float32), kernel.astype(jnp.float32))
@@ -89,14 +91,17 @@ def test_reduced_precision_is_rounded_once():
 
 
 def test_linen_layer_takes_it():
-    layer = convolution.Conv(96, (3, 3))
-    x, variables = drawn(1, 16, 16, 96), {"params": {"kernel": drawn(3, 3, 96, 96, seed=1), "bias": drawn(96, seed=2)}}
+    layer = convolution.Conv(128, (3, 3))
+    x, variables = (
+        drawn(1, 16, 16, 96),
+        {"params": {"kernel": drawn(3, 3, 96, 128, seed=1), "bias": drawn(128, seed=2)}},
+    )
     want = plain(x, variables["params"]["kernel"]) + variables["params"]["bias"]
     assert relative(jax.jit(layer.apply)(variables, x), np.asarray(want)) < 3e-6
 
 
 def test_enlarging_convolution_folded_equals_phases():
-    x, kernel, weigh = drawn(2, 16, 20, 96), drawn(3, 3, 96, 96, seed=1) / 30, drawn(2, 32, 40, 96, seed=2)
+    x, kernel, weigh = drawn(2, 16, 20, 96), drawn(3, 3, 96, 128, seed=1) / 30, drawn(2, 32, 40, 128, seed=2)
 
     def total(conv, x, kernel):
         y = conv(x, kernel)

@@ -21,7 +21,7 @@ Array = jax.Array
 
 TILE, WINDOW = 4, 6  # pixels of a tile along an axis, and the inputs it looks at: TILE + 2
 # With fewer channels in or out, fewer products of them, or fewer pixels, the transforms cost more than they save.
-LEAST_CHANNELS, LEAST_PRODUCTS, LEAST_SIDE = 48, 8192, 16
+LEAST_CHANNELS, LEAST_PRODUCTS, LEAST_SIDE = 64, 96 * 128, 16
 TILES_AT_ONCE = 128  # of a strip; its transforms stay in the cache
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
