@@ -1,6 +1,6 @@
 """The one place where a convolution becomes code for a device: a drop-in for `jax.lax.conv_general_dilated`.
 
-On a processor wide convolutions take Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray, CVPR 2016), which
+On a processor wide 3x3 convolutions take Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray, CVPR 2016), which
 multiplies a quarter as often; everything else, and every accelerator, takes XLA's own convolution. Kernels are
 transformed at every call: that costs a thousandth of the convolution, and weights stay what they are for training.
 
@@ -21,7 +21,7 @@ Array = jax.Array
 
 TILE, WINDOW = 4, 6  # pixels of a tile along an axis, and the inputs it looks at: TILE + 2
 # With fewer channels in or out, fewer products of them, or fewer pixels, the transforms cost more than they save.
-LEAST_CHANNELS, LEAST_PRODUCTS, LEAST_SIDE = 48, 8192, 16
+LEAST_CHANNELS, LEAST_PRODUCTS, LEAST_SIDE = 64, 96 * 128, 16
 TILES_AT_ONCE = 128  # of a strip; its transforms stay in the cache
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -40,19 +40,19 @@ Conv = functools.partial(nn.Conv, conv_general_dilated=conv_general_dilated)
 
 
 def is_wide(x: Array, kernel: Array) -> bool:
-    """Whether Winograd's filtering of images [b, h, w, c] with a square kernel is faster on a processor."""
+    """Whether Winograd's filtering of images [b, h, w, c] with a 3x3 kernel is faster on a processor."""
     c, o = kernel.shape[2:]
     return min(x.shape[1:3]) >= LEAST_SIDE and min(c, o) >= LEAST_CHANNELS and c * o >= LEAST_PRODUCTS
 
 
 def _is_zero_padded(x: Array, kernel: Array, strides: Any, padding: Any, numbers: Any, options: Any) -> bool:
-    """Whether this is a plain convolution with an odd square kernel that keeps the images' size."""
+    """Whether this is a plain 3x3 convolution that keeps the images' size."""
     if x.ndim != 4 or numbers not in (_NHWC, lax.conv_dimension_numbers(x.shape, kernel.shape, _NHWC)):
         return False
-    k, dilations = kernel.shape[0], [d for name in ("lhs_dilation", "rhs_dilation") for d in options.get(name) or ()]
+    dilations = [d for name in ("lhs_dilation", "rhs_dilation") for d in options.get(name) or ()]
     return (
-        kernel.shape[1] == k in (3, 5, 7)
-        and (padding == "SAME" or [tuple(p) for p in padding] == [(k // 2, k // 2)] * 2)
+        kernel.shape[:2] == (3, 3)
+        and (padding == "SAME" or [tuple(p) for p in padding] == [(1, 1), (1, 1)])
         and all(n == 1 for n in (*strides, *dilations, options.get("feature_group_count", 1)))
     )
 
@@ -114,55 +114,41 @@ def _combine(row: np.ndarray, parts: list[Array]) -> Array:
 
 
 def winograd(x: Array, kernel: Array) -> Array:
-    """Zero-padded convolution of [b, h, w, c] with [k, k, c, o], k odd -> [b, h, w, o], computed in float32.
+    """Zero-padded convolution of [b, h, w, c] with [3, 3, c, o] -> [b, h, w, o], computed in float32.
 
     Strips of tile rows go through one after the other: windows to 36 images of one value a tile, 36 matrix products
-    over the channels, and back. A kernel of more than three taps is a grid of kernels of three, whose products are
-    summed before the way back: their inputs are so many more channels.
+    over the channels, and back.
     """
     b, h, w, c = x.shape
-    k, o = kernel.shape[0], kernel.shape[-1]
-    pieces, halo = -(-k // 3), k // 2
+    o = kernel.shape[-1]
     wide, high = -(-w // TILE), -(-h // TILE)
     rows = max(1, min(high, TILES_AT_ONCE // (b * wide)))
     strips = -(-high // rows)
-    beyond = 3 * pieces - 1  # rows and columns that a strip sees more than it gives
-    lines, columns = rows * TILE + beyond, wide * TILE + beyond
-    whole = jnp.pad(kernel.astype(jnp.float32), ((0, 3 * pieces - k),) * 2 + ((0, 0), (0, 0)))
-    taps = np.einsum("ia,jb->ijab", _G, _G).reshape(WINDOW**2, 9).astype(np.float32)
-    whole = whole.reshape(pieces, 3, pieces, 3, c, o).transpose(1, 3, 0, 2, 4, 5).reshape(9, -1)
-    kernels = (taps @ whole).reshape(WINDOW**2, pieces**2 * c, o)
+    lines = rows * TILE + 2  # a strip sees one row more on both sides
+    taps = np.einsum("ia,jb->jiab", _G, _G).reshape(WINDOW**2, 9).astype(np.float32)
+    kernels = (taps @ kernel.astype(jnp.float32).reshape(9, -1)).reshape(WINDOW**2, c, o)
     kept = max(strips * rows * TILE, lines)
     tall = jnp.pad(x, ((0, 0), (0, kept - h), (0, 0), (0, 0))) if kept > h else x
 
-    def windows(seen: Array, axis: int, size: int) -> list[Array]:
-        """B applied along an axis: WINDOW values of every tile, for every piece of the kernel."""
-        out = []
-        for piece in range(pieces):
-            parts = [lax.slice_in_dim(seen, 3 * piece + a, 3 * piece + a + size, TILE, axis) for a in range(WINDOW)]
-            out += [_combine(f, parts) for f in _B]
-        return out
+    def windows(seen: Array, axis: int, tiles: int) -> Array:
+        size = (tiles - 1) * TILE + 1
+        parts = [lax.slice_in_dim(seen, a, a + size, TILE, axis) for a in range(WINDOW)]
+        # Kept apart from the next step, which would otherwise repeat it for every one of its sums.
+        return lax.optimization_barrier(jnp.stack([_combine(f, parts) for f in _B]))
 
     def strip(i: Array) -> Array:
         # Padded here and not as a whole: what is written stays in the cache.
-        first = i * rows * TILE - halo
+        first = i * rows * TILE - 1
         start = jnp.clip(first, 0, kept - lines)
         seen = lax.dynamic_slice_in_dim(tall, start, lines, axis=1)
-        seen = jnp.pad(seen, ((0, 0), (halo, beyond - halo), (halo, columns - halo - w), (0, 0)))
-        seen = lax.dynamic_slice_in_dim(seen, first - start + halo, lines, axis=1).astype(jnp.float32)
-        values = [windows(line, 2, wide * TILE - TILE + 1) for line in windows(seen, 1, rows * TILE - TILE + 1)]
-        # From [piece, window] along each axis to windows in front and pieces as channels.
-        points = [
-            [values[p * WINDOW + i][q * WINDOW + j] for p in range(pieces) for q in range(pieces)]
-            for i in range(WINDOW)
-            for j in range(WINDOW)
-        ]
-        stacked = jnp.stack([v[0] if pieces == 1 else jnp.concatenate(v, axis=-1) for v in points])
-        stacked = stacked.reshape(WINDOW**2, b * rows * wide, pieces**2 * c)
-        sums = jnp.einsum("ptc,pco->pto", stacked, kernels, precision=lax.Precision.HIGHEST)
+        seen = jnp.pad(seen, ((0, 0), (1, 1), (1, wide * TILE + 1 - w), (0, 0)))
+        seen = lax.dynamic_slice_in_dim(seen, first - start + 1, lines, axis=1).astype(jnp.float32)
+        points = windows(windows(seen, 1, rows), 3, wide).reshape(WINDOW**2, b * rows * wide, -1)
+        sums = jnp.einsum("ptc,pco->pto", points, kernels, precision=lax.Precision.HIGHEST)
         sums = sums.reshape(WINDOW, WINDOW, b, rows, wide, o)
-        pixels = [jnp.stack([_combine(f, list(_combine(g, list(sums)))) for f in _A], axis=3) for g in _A]
-        return jnp.stack(pixels, axis=2).reshape(b, rows * TILE, wide * TILE, o).astype(x.dtype)
+        across = lax.optimization_barrier(jnp.stack([_combine(f, list(sums)) for f in _A], axis=4))
+        pixels = jnp.stack([_combine(f, list(across)) for f in _A], axis=2)
+        return pixels.reshape(b, rows * TILE, wide * TILE, o).astype(x.dtype)
 
     y = jnp.moveaxis(lax.map(strip, jnp.arange(strips)), 0, 1)
     return y.reshape(b, strips * rows * TILE, wide * TILE, o)[:, :h, :w]
