@@ -125,13 +125,18 @@ def frame_power(sequence: Array, mask: Array) -> Array:
     return frame_mean(sequence**2, mask)
 
 
-def frame_laplacian(sequence: Array, mask: Array) -> Array:
+def frame_laplacian(sequence: Array, mask: Array, *, zero_ends: bool = False) -> Array:
     """Mean square of each frame [b, t, c] less the mean of its neighbours, in the frames of `mask` [b, t].
 
-    Beyond both ends of the array stands zero, as in the original, which pulls its first and last frame towards zero.
+    Only frames between two others of the mask count. With `zero_ends`, as in the original, all do and zero stands
+    beyond the array's ends, which pulls the first and the last frame towards zero.
     """
-    padded = jnp.pad(sequence, ((0, 0), (1, 1), (0, 0)))
-    return frame_mean((sequence - (padded[:, :-2] + padded[:, 2:]) / 2) ** 2, mask)
+    if zero_ends:
+        padded = jnp.pad(sequence, ((0, 0), (1, 1), (0, 0)))
+        return frame_mean((sequence - (padded[:, :-2] + padded[:, 2:]) / 2) ** 2, mask)
+    bent = sequence[:, 1:-1] - (sequence[:, :-2] + sequence[:, 2:]) / 2
+    between = mask[:, :-2] * mask[:, 1:-1] * mask[:, 2:]
+    return (bent**2 * between[..., None]).sum() / jnp.maximum(between.sum() * sequence.shape[-1], 1)
 
 
 def frame_velocity(sequence: Array, mask: Array) -> Array:

@@ -159,3 +159,10 @@ def apply_gradients(
     return state.replace(
         step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state, average=average
     )
+
+
+def make_adam(config: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformation:
+    """Adam at one rate for all parameters, `rate` of the step, with global-norm clipping (`config.clip_norm`)."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm), optax.adam(rate, b1=config.beta1, b2=config.beta2)
+    )

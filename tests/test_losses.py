@@ -26,7 +26,7 @@ def test_matches_official():
     values["dilate_mask_21"] = channels_first(layers.dilate(mask.astype(jnp.float32), 21))
     values["set_unmasked_to_black"] = channels_first(losses.black_outside(prediction, mask))
     pair, frames = (x["x"], x["y"]), x["x_mask"]
-    values["a2m/lap_loss"] = losses.frame_laplacian(x["x"], frames)[None]
+    values["a2m/lap_loss"] = losses.frame_laplacian(x["x"], frames, zero_ends=True)[None]
     values["a2m/mse_loss"] = losses.frame_mse(*pair, frames)[None]
     values["a2m/mae_loss"] = losses.frame_mae(*pair, frames)[None]
     values["a2m/l2_reg_loss"] = losses.frame_power(x["x"], frames)[None]
@@ -67,8 +67,13 @@ def test_padding_frames_do_not_count():
 
 def test_a_straight_line_has_no_laplacian_but_at_its_ends():
     line = jnp.arange(1.0, 6.0)[None, :, None]
-    assert losses.frame_laplacian(line, jnp.array([[0.0, 1, 1, 1, 0]])) == 0
-    assert losses.frame_laplacian(line, jnp.ones((1, 5))) == pytest.approx(3**2 / 5)
+    inside = jnp.array([[0.0, 1, 1, 1, 0]])
+    for zero_ends in (False, True):
+        assert losses.frame_laplacian(line, inside, zero_ends=zero_ends) == 0
+    assert losses.frame_laplacian(line, jnp.ones((1, 5))) == 0
+    assert losses.frame_laplacian(line, jnp.ones((1, 5)), zero_ends=True) == pytest.approx(3**2 / 5)
+    bent = line.at[0, 3].set(6.0)
+    assert losses.frame_laplacian(bent, inside) == pytest.approx(1.0)  # one frame has both neighbours
     assert losses.frame_velocity(line, jnp.ones((1, 5))) == pytest.approx(4 / 5)
 
 

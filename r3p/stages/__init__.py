@@ -1,4 +1,4 @@
-"""What a training stage is: four functions. The loop in `r3p.train` knows nothing else of it."""
+"""What a training stage is: its functions. The loop in `r3p.train` knows nothing else of it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,9 +20,11 @@ class Stage:
       step: `(state, batch, rng) -> (state, metrics)`, traceable; metrics are scalars.
       batches: `first step -> iterator of host batches`; a pure function of the step, so that a run resumes.
       preview: `(state, batch) -> {name: u8 [h, w, 3]}` pictures for people, or None.
+      evaluate: `(state, batch) -> metrics` of averaged weights on a held-out batch, traceable, or None.
     """
 
     init: Callable[[Any], TrainState]
     step: Callable[[TrainState, Batch, Any], tuple[TrainState, dict[str, Any]]]
     batches: Callable[[int], Iterator[Batch]]
     preview: Callable[[TrainState, Batch], dict[str, np.ndarray]] | None = None
+    evaluate: Callable[[TrainState, Batch], dict[str, Any]] | None = None
