@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -119,10 +119,19 @@ class Buckets:
         return self._epoch[1][place]
 
 
-def padded(item: Mapping[str, np.ndarray], size: int, clips: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+class Draws(NamedTuple):
+    """What is drawn for an utterance beside its place: SyncNet's clips, and frames a latent of how many channels."""
+
+    clips: int
+    stride: int
+    latent: int
+
+
+def padded(item: Mapping[str, np.ndarray], size: int, draws: Draws, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """An utterance of `size` frames for the device: cut at a random place where it is longer, else padded with zeros.
 
-    `mask` [size] is 1 where it lasts; `clip_start` [clips] are first frames of five that lie within it.
+    `mask` [size] is 1 where it lasts; `clip_start` [clips] are first frames of five that lie within it; `noise`
+    [size / stride, latent] is normal. (Drawn here, it is the example's own on any number of devices.)
     """
     frames = len(item["expression"])
     start, kept = int(rng.integers(max(frames - size, 0) + 1)), min(frames, size)
@@ -140,7 +149,8 @@ def padded(item: Mapping[str, np.ndarray], size: int, clips: int, rng: np.random
         identity=item["identity"],
         expression=fit(item["expression"], 1),
         mask=(np.arange(size) < kept).astype(np.float32),
-        clip_start=rng.integers(kept - 4, size=clips).astype(np.int32),
+        clip_start=rng.integers(kept - 4, size=draws.clips).astype(np.int32),
+        noise=rng.standard_normal((size // draws.stride, draws.latent), dtype=np.float32),
     )
 
 
@@ -148,7 +158,7 @@ def batches(
     utterances: Utterances,
     batch_size: int,
     bounds: Sequence[int],
-    clips: int,
+    draws: Draws,
     seed: int,
     first_step: int,
     process: tuple[int, int] = (0, 1),
@@ -159,8 +169,8 @@ def batches(
       utterances: from.
       batch_size: utterances of a step over all processes.
       bounds: see `Buckets`.
-      clips: SyncNet's clips of an utterance.
-      seed: of order, cuts and clips.
+      draws: see there.
+      seed: of order and draws.
       first_step: where a resumed run goes on.
       process: (index, count) of processes.
     """
@@ -174,7 +184,7 @@ def batches(
 
             def one(place: int) -> dict[str, np.ndarray]:
                 rng = np.random.default_rng((seed, step, place))
-                return padded(utterances[members[place]], size, clips, rng)
+                return padded(utterances[members[place]], size, draws, rng)
 
             rows = list(readers.map(one, places))
             return {key: np.stack([row[key] for row in rows]) for key in rows[0]}

@@ -1,9 +1,10 @@
-"""`python -m r3p.export --workdir DIR --out FILE`: averaged weights of a portrait or rehearsal run as one file."""
+"""`python -m r3p.export --workdir DIR --out FILE`: a run's averaged weights as one file."""
 
 import argparse
 import json
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +12,37 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from r3p import weights
+from r3p import speech_motion, weights
 from r3p.avatar import WEIGHTS_KIND, build, load_model
 from r3p.checkpoint import Checkpoints
 from r3p.errors import InputError
 from r3p.evaluate.portrait import held_out
-from r3p.stages import rehearsal
+from r3p.stages import audio2motion_paper, rehearsal, syncnet
 from r3p.state import TrainState
 from r3p.train import load_stage
 
 RECIPE = "launch/train_small.sh"
+# Of the speech stages: the kind of their weight files, and what of a state goes into them.
+SPEECH: dict[str, tuple[str, Callable[[TrainState], dict[str, Any]]]] = {
+    "syncnet": (syncnet.WEIGHTS_KIND, lambda state: state.variables(averaged=True)),
+    "audio2motion_paper": (speech_motion.WEIGHTS_KIND, audio2motion_paper.variables),
+}
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """Config of a run. Raises InputError when `workdir` holds none."""
+    try:
+        return ConfigDict(json.loads((workdir / "config.json").read_text()))
+    except FileNotFoundError:
+        raise InputError(f"{workdir} holds no training run: give the --workdir of python -m r3p.train") from None
 
 
 def read_run(workdir: Path) -> tuple[ConfigDict, TrainState]:
-    """Config and newest state of a run. Raises InputError when `workdir` holds none of these stages."""
-    try:
-        config = ConfigDict(json.loads((workdir / "config.json").read_text()))
-    except FileNotFoundError:
-        raise InputError(f"{workdir} holds no training run: give the --workdir of python -m r3p.train") from None
-    if config.stage not in ("portrait", "rehearsal"):
-        raise InputError(f"{workdir} holds a run of stage {config.stage!r}: expected portrait or rehearsal")
+    """Config and newest state of a run. Raises InputError when `workdir` holds none of the stages that are exported."""
+    config = read_config(workdir)
+    known = ("portrait", "rehearsal", *SPEECH)
+    if config.stage not in known:
+        raise InputError(f"{workdir} holds a run of stage {config.stage!r}: expected one of {', '.join(known)}")
     checkpoints = Checkpoints(workdir / "checkpoints", every=1, keep=1_000_000)
     try:
         if checkpoints.latest() is None:
@@ -81,6 +93,28 @@ def export_portrait(workdir: Path, out: Path, people: int, note: str = "") -> di
     return provenance
 
 
+def export_speech(workdir: Path, out: Path, note: str = "") -> dict[str, Any]:
+    """Writes a run of SyncNet or of the paper's audio-to-motion (float32) with the model's fields; see above."""
+    config, state = read_run(workdir)
+    kind, variables = SPEECH[config.stage]
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    provenance = {
+        "stage": config.stage,
+        "seed": int(config.seed),
+        "steps": int(state.step),
+        "batch_size": int(config.batch_size),
+        "hardware": f"{jax.device_count()} {jax.devices()[0].device_kind} device, {platform.machine()}",
+        "jax": jax.__version__,
+        "training_loss": rows[-1]["loss"],
+        "data": config.data.folder,
+    }
+    if note:
+        provenance["note"] = note
+    meta = {"kind": kind, "model": config.model.to_dict(), "provenance": provenance}
+    weights.save(out, jax.tree.map(np.asarray, variables(state)), meta)
+    return provenance
+
+
 def main() -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -92,7 +126,11 @@ def main() -> int:
     parser.add_argument("--note", default="", help="goes into the provenance")
     args = parser.parse_args()
     try:
-        print(json.dumps(export_portrait(args.workdir, args.out, args.people, args.note), indent=1))
+        if read_config(args.workdir).stage in SPEECH:
+            done = export_speech(args.workdir, args.out, args.note)
+        else:
+            done = export_portrait(args.workdir, args.out, args.people, args.note)
+        print(json.dumps(done, indent=1))
     except InputError as error:
         print(f"r3p export: {error}", file=sys.stderr)
         return 2

@@ -163,6 +163,4 @@ def apply_gradients(
 
 def make_adam(config: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformation:
     """Adam at one rate for all parameters, `rate` of the step, with global-norm clipping (`config.clip_norm`)."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm), optax.adam(rate, b1=config.beta1, b2=config.beta2)
-    )
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.adam(rate, b1=config.beta1, b2=config.beta2))

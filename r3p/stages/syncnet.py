@@ -38,6 +38,7 @@ def cut(rows: Array, start: Array, length: int) -> Array:
 
 def pairs(batch: Batch, bases: mesh_motion.OffsetBases) -> tuple[Array, Array, Array]:
     """Sound [n, 10, c], landmarks' offsets [n, 5, 1404] and labels [n] of a batch of `data_pipelines.sync_pairs`."""
+
     def choose(name: str, clips: Callable[[Array], Array]) -> Array:
         own, other = clips(batch[name]), clips(batch[f"other_{name}"])
         return jnp.where(batch["from_other"].reshape(-1, *(1,) * (own.ndim - 1)), other, own)
