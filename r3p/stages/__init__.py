@@ -20,9 +20,11 @@ class Stage:
       step: `(state, batch, rng) -> (state, metrics)`, traceable; metrics are scalars.
       batches: `first step -> iterator of host batches`; a pure function of the step, so that a run resumes.
       preview: `(state, batch) -> {name: u8 [h, w, 3]}` pictures for people, or None.
+      evaluate: `(state, batch) -> metrics` of the averaged model, without any randomness, traceable; or None.
     """
 
     init: Callable[[Any], TrainState]
     step: Callable[[TrainState, Batch, Any], tuple[TrainState, dict[str, Any]]]
     batches: Callable[[int], Iterator[Batch]]
     preview: Callable[[TrainState, Batch], dict[str, np.ndarray]] | None = None
+    evaluate: Callable[[TrainState, Batch], dict[str, Any]] | None = None
