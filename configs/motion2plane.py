@@ -2,9 +2,9 @@
 
 `full`: the paper's size, from a run of image-to-plane:
 
-    python -m r3p.train --config configs/motion2plane.py:full --workdir ~/r3p_runs/head --set start=~/r3p_runs/img2plane \
-        --set data.source=shards --set data.folder=~/r3p_data/frames --set perceptual.vgg19=vgg19 \
-        --set perceptual.vggface=vggface
+    python -m r3p.train --config configs/motion2plane.py:full --workdir ~/r3p_runs/head \
+        --set start=~/r3p_runs/img2plane --set data.source=shards --set data.folder=~/r3p_data/frames \
+        --set perceptual.vgg19=vgg19 --set perceptual.vggface=vggface
 
 The original ran it on 8 GPUs with one example each: 250,000 steps, of which the last 50,000 against the discriminator.
 `batch_size` is of all devices together and wants a multiple of two.

@@ -174,6 +174,7 @@ def grouped_adam(
     betas: dict[str, tuple[float, float]],
     clip_norm: float,
     apart: Sequence[str] = (),
+    frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """Adam with a learning rate for each group of parameters at each step.
 
@@ -188,11 +189,13 @@ def grouped_adam(
       betas: of the groups by name, "" for those not named.
       clip_norm: largest norm of the gradients that are stepped along together.
       apart: groups whose norm is clipped on their own (a discriminator's).
+      frozen: regexes of parameters that are never trained, whatever group they would belong to.
 
     Raises:
       InputError: for a regex that finds nothing.
     """
-    labels = label_by_pattern(params, groups, "frozen")
+    resting = label_by_pattern(params, [(pattern, "frozen") for pattern in frozen], "")
+    labels = jax.tree.map(lambda rest, label: rest or label, resting, label_by_pattern(params, groups, "frozen"))
     names = [n for n in dict.fromkeys(jax.tree.leaves(labels)) if n != "frozen"]
     adams = {
         name: optax.masked(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from r3p.errors import InputError
 from r3p.models.discriminator import Discriminator, gradient_penalty
 from r3p.stages.draws import Draws
+from r3p.stages.pretrained import frozen_fields
 
 Array = jax.Array
 Tree = Any
@@ -42,7 +43,7 @@ class Adversary:
     def __init__(
         self, *, fields: Mapping[str, Any], start: int, lead: int, penalty: float, penalty_every: int, frame_size: int
     ) -> None:
-        self.model = Discriminator(**fields)
+        self.model = Discriminator(**frozen_fields(fields))
         if self.model.resolution != frame_size:
             raise InputError(
                 f"the discriminator's {len(self.model.widths)} widths are for images of {self.model.resolution} "

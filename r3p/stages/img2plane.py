@@ -79,7 +79,9 @@ def make(config: ConfigDict) -> Stage:
             adversarial_start=config.superres_start,
         )
 
-    optimizer = parts.optimizer(config, jax.eval_shape(shapes, jax.random.key(0)), GROUPS, rates, judge)
+    like = jax.eval_shape(shapes, jax.random.key(0))
+    parts.tell_start(like, found, config.start)
+    optimizer = parts.optimizer(config, like, GROUPS, rates, judge)
 
     def init(rng: Array) -> TrainState:
         frozen = {"teacher": source.init(), "perception": perception.init()}
@@ -144,8 +146,7 @@ def make(config: ConfigDict) -> Stage:
                 values, _, image, small = draw("ref", ref)
                 return values, image, small
 
-            like = parts.renamed(values), image, small
-            of_ref, image, small = parts.sometimes(with_ref, again, like)
+            of_ref, image, small = parts.sometimes(with_ref, again, (parts.renamed(values), image, small))
             fake["ref"] = Shown(image, small, ref.camera)
 
             points = draws.uniform("points", (config.density_points, 3)) - 0.5

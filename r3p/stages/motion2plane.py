@@ -115,9 +115,9 @@ def make(config: ConfigDict) -> Stage:
         params = dict(init_variables(rng)["params"])
         return params | ({NAME: judge.init(rng)} if judge else {})
 
-    optimizer = parts.optimizer(
-        config, jax.eval_shape(shapes, jax.random.key(0)), GROUPS, partial(rates, config), judge
-    )
+    like = jax.eval_shape(shapes, jax.random.key(0))
+    parts.tell_start(like, found, config.start)
+    optimizer = parts.optimizer(config, like, GROUPS, partial(rates, config), judge)
 
     def init(rng: Array) -> TrainState:
         tuned = {name: jnp.float32(config.tuning.first) for name in ("perturb", "blink")}
@@ -231,8 +231,7 @@ def make(config: ConfigDict) -> Stage:
                 ),
             )
             if factors["laplacian"] > 0:
-                beside = (planes_of(batch[k]) for k in data.MOTION)
-                before, following = beside
+                before, following = (planes_of(batch[k]) for k in data.MOTION)
                 values["laplacian"] = terms.laplacian(before, motion, following)
             values |= regularisers(planes_of, batch, due)
             weights: dict[str, Any] = dict(factors)

@@ -105,7 +105,9 @@ def first_state(
     params = dict(variables.pop("params"))
     if adversary:
         fresh = adversary.init(rng)
-        params[NAME] = fresh if judge is None else pretrained.graft({"params": fresh}, {"params": judge}, "the discriminator")[0]["params"]  # fmt: skip  # noqa: E501
+        params[NAME] = fresh
+        if judge is not None:
+            params[NAME] = pretrained.graft({"params": fresh}, {"params": judge}, "the discriminator")[0]["params"]
     tree = {"params": params, **variables, FROZEN: frozen, TUNED: tuned or {}}
     return states.create_parts(jax.tree.map(jnp.asarray, tree), optimizer, unaveraged=APART)
 
@@ -131,16 +133,23 @@ def optimizer(
             out[NAME] = adversary.rate(now, out[NAME])
         return out
 
-    named = [*((pattern, "frozen") for pattern in config.frozen), *groups]
-    if adversary:
-        named.append((f"^{NAME}/", NAME))
+    named = [*groups, *([(f"^{NAME}/", NAME)] if adversary else [])]
     betas = {"": (config.beta1, config.beta2), NAME: BETAS}
-    return states.grouped_adam(params, named, paced, betas=betas, clip_norm=config.clip_norm, apart=(NAME,))
+    return states.grouped_adam(
+        params, named, paced, betas=betas, clip_norm=config.clip_norm, apart=(NAME,), frozen=config.frozen
+    )
 
 
 def gradients(params: Tree, parts: Mapping[str, Tree]) -> Tree:
     """Gradients of some parts in the structure of all parameters; zero elsewhere, where nothing is trained."""
     return {k: parts[k] if k in parts else jax.tree.map(jnp.zeros_like, v) for k, v in params.items()}
+
+
+def tell_start(shapes: Tree, found: Tree | None, origin: str) -> None:
+    """Says what a stage begins with, and what it has to learn from nothing."""
+    if found is not None:
+        _, fresh = pretrained.graft({"params": shapes}, found, origin)
+        print(f"start: {origin}; fresh: {', '.join(fresh) or 'nothing'}", flush=True)
 
 
 # ------------------------------------------------------------------------------------------------ pictures

@@ -96,7 +96,7 @@ class Generator:
         self._trees, meta = weights.load(data.eg3d, "eg3d")
         self.model = EG3D(**{**frozen_fields(meta["fields"]), "shared_limits": False})
         self.config, self.raw, self.truncation = config, raw, data.truncation
-        own = 4 * self.model.superres_fields.get("raw_resolution", 128)
+        own = 2 * self.model.superres_fields.get("up", 2) * self.model.superres_fields.get("raw_resolution", 128)
         if own != size:
             raise InputError(f"the EG3D of {data.eg3d} makes images of {own} pixels, the model of {size}: mend `model`")
 

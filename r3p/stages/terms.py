@@ -19,6 +19,7 @@ from r3p.errors import InputError
 from r3p.models import layers
 from r3p.models.perceptual import PerceptualLoss
 from r3p.models.portrait import Portrait
+from r3p.stages.pretrained import frozen_fields
 
 Array = jax.Array
 Tree = Any
@@ -94,7 +95,7 @@ def box_mask(boxes: Array, size: int) -> Array:
 def crop_boxes(image: Array, boxes: Array, size: int) -> Array:
     """Cuts the boxes [b, 3] out of images [b, h, w, c] and resizes them, bilinear -> [b, size, size, c].
 
-    As cutting and then enlarging: pixels beyond the box are not looked at. (A box larger than `size` is not antialiased.)
+    As cutting and then enlarging: pixels beyond the box are not looked at. A box larger than `size` is not antialiased.
     """
 
     def rows(start: Array, side: Array, count: int) -> Array:
@@ -175,7 +176,7 @@ class Perception:
         self._trees: Tree = {}
         if self.kind == "vgg":
             self._trees, fields = _vgg(config)
-            self._network = PerceptualLoss(size=config.size, **fields)
+            self._network = PerceptualLoss(size=config.size, **frozen_fields(fields))
         elif self.kind == "lpips":
             self._trees = cast(Tree, lpips.load())
         elif self.kind != "none":

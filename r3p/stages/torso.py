@@ -14,7 +14,7 @@ The frozen networks run as in use. In the original their dropout and batch stati
 `frozen_as_in_training`. Masks weigh their own image, whatever the batch.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,16 +37,39 @@ PART = "superres"
 GROUPS = ((f"^{PART}/", PART),)
 
 
+class Surroundings(NamedTuple):
+    """What of the source is fused with a head.
+
+    Torso and background [b, s, s, 3] in [-1, 1], one-hot classes [b, s, s, 6], key points [b, 68, 3].
+    """
+
+    torso: Array
+    background: Array
+    segmap: Array
+    keypoints: Array
+
+
+def surroundings(batch: Batch) -> Surroundings:
+    """Those of a batch."""
+    images = (frames.to_float(batch[k]) for k in ("torso", "background"))
+    return Surroundings(*images, jax.nn.one_hot(batch["source_segmap"], 6), batch["source_keypoints"])
+
+
 def fuse(
-    model: Portrait, variables: Any, head: Head, batch: Batch, keypoints: Array, *, train: bool, mutable: list[str]
+    model: Portrait,
+    variables: Any,
+    head: Head,
+    around: Surroundings,
+    keypoints: Array,
+    *,
+    train: bool,
+    mutable: list[str],
 ) -> tuple[FusionOutput, Any]:
     """The finished frame of a rendered head at target key points [b, 68, 3], and the changed collections."""
 
     def run(model: Portrait) -> FusionOutput:
-        segmap = jax.nn.one_hot(batch["source_segmap"], 6)
-        images = (frames.to_float(batch[k]) for k in ("torso", "background"))
-        cache = model.encode(*images, segmap, train=train)
-        return model.frame(cache, head, batch["source_keypoints"], keypoints, train=train)
+        cache = model.encode(around.torso, around.background, around.segmap, train=train)
+        return model.frame(cache, head, around.keypoints, keypoints, train=train)
 
     out: tuple[FusionOutput, Any] = model.apply(variables, method=run, mutable=mutable)
     return out
@@ -76,7 +99,9 @@ def make(config: ConfigDict) -> Stage:
     def rates(now: Array) -> dict[str, Array]:
         return schedules.torso_rates(now, rate=config.learning_rate)
 
-    optimizer = parts.optimizer(config, jax.eval_shape(shapes, jax.random.key(0)), GROUPS, rates, judge)
+    like = jax.eval_shape(shapes, jax.random.key(0))
+    parts.tell_start(like, found, config.start)
+    optimizer = parts.optimizer(config, like, GROUPS, rates, judge)
 
     def init(rng: Array) -> TrainState:
         frozen = {"perception": perception.init()}
@@ -118,7 +143,7 @@ def make(config: ConfigDict) -> Stage:
         source, target = frames.source_truth(batch), frames.target_truth(batch)
         fixed = {k: v for k, v in state.params.items() if k not in (PART, NAME)}
         rngs = {"dropout": jax.random.fold_in(rng, 1)} if config.frozen_as_in_training else None
-        before = {"params": state.params, **own}
+        before, around = {"params": state.params, **own}, surroundings(batch)
 
         def head_at(name: str, pncc: Array, camera: Array) -> tuple[Head, Any]:
             return head_of(before, batch, pncc, camera, draws, rngs, name)
@@ -130,7 +155,7 @@ def make(config: ConfigDict) -> Stage:
 
             def draw(name: str, head: Head, camera: Array, truth: frames.Truth) -> Any:
                 frame, changed = fuse(
-                    model, variables, head, batch, truth.keypoints, train=True, mutable=list(own)
+                    model, variables, head, around, truth.keypoints, train=True, mutable=list(own)
                 )  # fmt: skip
                 image = terms.clamped(frame.rgb)
                 out = compare(name, trees, image, truth)
@@ -162,7 +187,8 @@ def make(config: ConfigDict) -> Stage:
     def predict(state: TrainState, batch: Batch) -> tuple[Head, FusionOutput]:
         variables = state.variables(averaged=True)
         head, _ = head_of(variables, batch, batch["pncc_target"], batch["target_camera"], None, None, "")
-        return head, fuse(model, variables, head, batch, batch["target_keypoints"], train=False, mutable=[])[0]
+        around = surroundings(batch)
+        return head, fuse(model, variables, head, around, batch["target_keypoints"], train=False, mutable=[])[0]
 
     def evaluate(state: TrainState, batch: Batch) -> dict[str, Array]:
         _, frame = predict(state, batch)
