@@ -109,7 +109,7 @@ def _paper(smoke: bool) -> ConfigDict:
             condition_width=32, latent=4, width=32, encoder_layers=2, decoder_layers=2, flow_steps=2, flow_width=16,
             flow_layers=1,
         )  # fmt: skip
-        config.data = dict(folder="utterances", features=80, bfm="", lengths=(64, 96, 128))
+        config.data = dict(folder="utterances", features=80, bfm="", lengths=(96, 128))
         config.kl.update(ramp=50, hold=50)
         config.sync_clips = 4
         config.learning_rate, config.warmup_steps, config.decade = 3e-3, 20, 1000

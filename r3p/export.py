@@ -4,7 +4,6 @@ import argparse
 import json
 import platform
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,12 @@ from r3p.avatar import WEIGHTS_KIND, build, load_model
 from r3p.checkpoint import Checkpoints
 from r3p.errors import InputError
 from r3p.evaluate.portrait import held_out
-from r3p.stages import audio2motion_paper, rehearsal, syncnet
+from r3p.stages import rehearsal, syncnet
 from r3p.state import TrainState
 from r3p.train import load_stage
 
 RECIPE = "launch/train_small.sh"
-# Of the speech stages: the kind of their weight files, and what of a state goes into them.
-SPEECH: dict[str, tuple[str, Callable[[TrainState], dict[str, Any]]]] = {
-    "syncnet": (syncnet.WEIGHTS_KIND, lambda state: state.variables(averaged=True)),
-    "audio2motion_paper": (speech_motion.WEIGHTS_KIND, audio2motion_paper.variables),
-}
+SPEECH = {"syncnet": syncnet.WEIGHTS_KIND, "audio2motion_paper": speech_motion.WEIGHTS_KIND}  # stages: kinds of weights
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -96,7 +91,6 @@ def export_portrait(workdir: Path, out: Path, people: int, note: str = "") -> di
 def export_speech(workdir: Path, out: Path, note: str = "") -> dict[str, Any]:
     """Writes a run of SyncNet or of the paper's audio-to-motion (float32) with the model's fields; see above."""
     config, state = read_run(workdir)
-    kind, variables = SPEECH[config.stage]
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     provenance = {
         "stage": config.stage,
@@ -110,8 +104,8 @@ def export_speech(workdir: Path, out: Path, note: str = "") -> dict[str, Any]:
     }
     if note:
         provenance["note"] = note
-    meta = {"kind": kind, "model": config.model.to_dict(), "provenance": provenance}
-    weights.save(out, jax.tree.map(np.asarray, variables(state)), meta)
+    meta = {"kind": SPEECH[config.stage], "model": config.model.to_dict(), "provenance": provenance}
+    weights.save(out, jax.tree.map(np.asarray, state.variables(averaged=True)), meta)
     return provenance
 
 

@@ -1,5 +1,7 @@
 """Every row of the ablation table differs from the default in the fields that it is about, and in no other."""
 
+import jax
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -53,3 +55,23 @@ def test_names_are_checked() -> None:
         ablations.get_config("without_hands")
     with pytest.raises(ValueError, match="changes nothing in stage 'img2plane'"):
         ablations.get_config("concatenation.img2plane")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ["unsupervised_keypoints", "concatenation", "without_inpainting"])
+def test_rows_of_the_torso_train(row: str) -> None:
+    from r3p.stages import torso
+
+    config = ablations.get_config(f"{row}.torso.smoke")
+    stage = torso.make(config)
+    state, step = jax.jit(stage.init)(jax.random.key(0)), jax.jit(stage.step)
+    first = state.params["superres"]
+    for k, batch in zip(range(3), stage.batches(0), strict=False):
+        state, metrics = step(state, batch, jax.random.key(k))
+        assert np.isfinite([float(v) for v in metrics.values()]).all()
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), state.params["superres"], first)
+    if row == "unsupervised_keypoints":
+        assert float(metrics["equivariance"]) > 0
+        assert moved["detector"]["heat"]["kernel"] > 0 and moved["detector"]["down0"]["conv"]["kernel"] > 0
+    assert moved["torso"]["motion"]["mask"]["kernel"] > 0
+    assert np.isfinite(float(jax.jit(stage.evaluate)(state, batch)["mv_l1"]))

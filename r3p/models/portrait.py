@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
+from r3p import render
 from r3p.errors import InputError
 from r3p.models import layers
 from r3p.models.decoder import Decoder, Head, render_head
@@ -145,6 +146,10 @@ class Portrait(nn.Module):
             shared_limits=self.shared_limits,
             chunk=self.chunk,
         )
+
+    def density(self, planes: Array, points: Array) -> Array:
+        """Density [b, n, 1] of planes [b, 3, (d,) h, w, c] at world points [b, n, 3]; what its regulariser asks."""
+        return self.decoder(render.mean_features(planes, points, self.box_warp))[1]
 
     def frame(
         self,

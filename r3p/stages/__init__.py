@@ -20,7 +20,7 @@ class Stage:
       step: `(state, batch, rng) -> (state, metrics)`, traceable; metrics are scalars.
       batches: `first step -> iterator of host batches`; a pure function of the step, so that a run resumes.
       preview: `(state, batch) -> {name: u8 [h, w, 3]}` pictures for people, or None.
-      evaluate: `(state, batch) -> metrics` of averaged weights on a held-out batch, traceable, or None.
+      evaluate: `(state, batch) -> metrics` of the averaged model, without any randomness, traceable; or None.
     """
 
     init: Callable[[Any], TrainState]

@@ -17,11 +17,12 @@ from r3p.errors import InputError
 from r3p.models.audio2motion import AudioToMotion
 from r3p.models.syncnet import SyncNet, sync_loss
 from r3p.stages import Batch, Stage, syncnet
-from r3p.state import TrainState, apply_gradients, create, make_adam
+from r3p.stages.parts import FROZEN
+from r3p.state import TrainState, advance, create_parts, make_adam
 
 Array = jax.Array
 
-SYNCNET = "syncnet"  # the collection of the train state that holds the judge's variables
+JUDGE = "syncnet"  # its variables' name among what is never trained
 
 
 def load_judge(path: str, weight: float, features: int) -> tuple[SyncNet, dict[str, Any]] | None:
@@ -100,13 +101,14 @@ def make(config: ConfigDict) -> Stage:
     optimizer = make_adam(config, rate)
 
     def init(rng: Array) -> TrainState:
-        variables = init_variables(rng)
-        return create(variables if judge is None else {**variables, SYNCNET: judge[1]}, optimizer)
+        frozen = {} if judge is None else {JUDGE: judge[1]}
+        variables = {**init_variables(rng), FROZEN: jax.tree.map(jnp.asarray, frozen)}
+        return create_parts(variables, optimizer, unaveraged=(FROZEN,))
 
-    def terms(predicted: Array, batch: Batch, constants: Any) -> dict[str, Array]:
+    def terms(predicted: Array, batch: Batch, state: TrainState) -> dict[str, Array]:
         out, offsets = motion_terms(predicted, batch, bases, zero_ends=config.zero_ends)
         if judge is not None:
-            out["sync"] = sync_term(judge[0], constants[SYNCNET], offsets, batch)
+            out["sync"] = sync_term(judge[0], state.model_state[FROZEN][JUDGE], offsets, batch)
         return out
 
     def reconstruct(variables: Any, batch: Batch, noise: Array, *, train: bool) -> tuple[Any, Any]:
@@ -123,15 +125,16 @@ def make(config: ConfigDict) -> Stage:
         del rng  # the batch brings its noise
         ramp = {k: config.kl[k] for k in ("top", "ramp", "hold")}
         kl_weight = schedules.cyclic_weight(state.step, **ramp)
+        own = {k: v for k, v in state.model_state.items() if k != FROZEN}
 
         def loss(params: Any) -> tuple[Array, Any]:
-            out, changed = reconstruct({"params": params, **state.model_state}, batch, batch["noise"], train=True)
-            values = terms(out.expression, batch, state.model_state)
+            out, changed = reconstruct({"params": params, **own}, batch, batch["noise"], train=True)
+            values = terms(out.expression, batch, state)
             return weigh(values, out.kl, kl_weight), (changed, {**values, "kl": out.kl, "kl_weight": kl_weight})
 
         (total, (changed, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
         model_state = {**state.model_state, **changed}
-        return apply_gradients(state, grads, model_state, optimizer, config.average_decay), {"loss": total, **metrics}
+        return advance(state, grads, model_state, optimizer, config.average_decay), {"loss": total, **metrics}
 
     def evaluate(state: TrainState, batch: Batch) -> dict[str, Array]:
         """The loss at the posterior's mean, and the same terms of what the sound alone gives (`prior_..`)."""
@@ -140,10 +143,10 @@ def make(config: ConfigDict) -> Stage:
         heard = model.apply(
             variables, batch["audio"], batch["pitch"], batch["blink"], batch["amplitude"], mask=batch["mask"]
         )
-        values = terms(out.expression, batch, variables)
+        values = terms(out.expression, batch, state)
         # The KL of a mean without noise lacks its half nat a value; for comparing runs that is no matter.
         total = weigh(values, out.kl, config.kl["top"])
-        alone = {f"prior_{k}": v for k, v in terms(heard, batch, variables).items()}
+        alone = {f"prior_{k}": v for k, v in terms(heard, batch, state).items()}
         return {"loss": total, **values, "kl": out.kl, **alone}
 
     def batches(first: int, held_out: bool = False) -> Any:
@@ -154,8 +157,3 @@ def make(config: ConfigDict) -> Stage:
         )
 
     return Stage(init, step, batches, evaluate=evaluate)
-
-
-def variables(state: TrainState) -> dict[str, Any]:
-    """Averaged variables of the network, as a weight file holds them: without the judge."""
-    return {name: tree for name, tree in state.average.items() if name != SYNCNET}
