@@ -99,6 +99,7 @@ def _paper(smoke: bool) -> ConfigDict:
     config.zero_ends = False  # the original's curvature, which pulls an utterance's first and last frame to zero
     config.syncnet = ""  # a weight file; needed unless loss.sync is 0
     config.sync_clips = 32  # of an utterance
+    config.held_out_batches = 10  # of an evaluation
     config.learning_rate, config.warmup_steps, config.decade = 5e-4, 1000, 250_000
     config.beta2 = 0.999
     config.batch_size = 250
@@ -114,6 +115,6 @@ def _paper(smoke: bool) -> ConfigDict:
         config.sync_clips = 4
         config.learning_rate, config.warmup_steps, config.decade = 3e-3, 20, 1000
         config.batch_size = 8
-        config.steps, config.average_decay = 300, 0.98
+        config.steps, config.average_decay, config.held_out_batches = 300, 0.98, 3
         config.log_every, config.checkpoint_every = 25, 100
     return config

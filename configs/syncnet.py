@@ -31,11 +31,12 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.batch_size = 256
     config.steps = 4_000_000  # a cap: it is stopped when the loss of held-out people no longer falls
     config.log_every, config.checkpoint_every = 100, 1000
+    config.held_out_batches = 10  # of an evaluation
     if mode == "smoke":
         config.model = dict(features=64, width=16, mouth_stem=16, depth=2)
         config.data = dict(folder="utterances", features=80, bfm="", window=60, pairs=16)
         config.batch_size = 16
-        config.steps, config.average_decay = 300, 0.98
+        config.steps, config.average_decay, config.held_out_batches = 300, 0.98, 3
         config.log_every, config.checkpoint_every = 25, 100
     elif mode != "full":
         raise ValueError(f"mode {mode!r}: choose full or smoke")

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from data_pipelines.ahead import draw_ahead
-from data_pipelines.utterances import READERS, Utterances
+from data_pipelines.utterances import READERS, Utterances, run_of
 from r3p.errors import InputError
 
 CLIP = 5  # video frames
@@ -32,8 +32,8 @@ def draw_pairs(rng: np.random.Generator, count: int, own: int, other: int) -> di
     edges = np.round(np.cumsum([POSITIVE, NEAR, FAR]) * count).astype(int)
     kind = np.searchsorted(edges, np.arange(count), side="right")
     shift = np.zeros(count, int)
-    for k, (low, high) in ((1, NEAR_SHIFT), (2, FAR_SHIFT)):
-        shift = np.where(kind == k, rng.integers(low, high + 1, count), shift)
+    for k, (least, most) in ((1, NEAR_SHIFT), (2, FAR_SHIFT)):
+        shift = np.where(kind == k, rng.integers(least, most + 1, count), shift)
     shift *= rng.choice([-1, 1], count)
     last = own - CLIP
     # Both clips lie in the window: the sound's is drawn where the mouth's is one as well.
@@ -68,8 +68,8 @@ def batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches of one process from `first_step` on; an example needs nothing of the others.
 
-    Yields audio [b, 2 size, c], expression [b, size, e], identity [b, i], other_expression, other_identity, and the
-    pairs [b, pairs] of `draw_pairs`.
+    Yields audio [b, 2 size, c], expression [b, size, e], identity [b, i], other_expression, other_identity, the pairs
+    [b, pairs] of `draw_pairs`, and example [b], which utterances these are.
 
     Args:
       utterances: from; every epoch has its own order.
@@ -92,7 +92,7 @@ def batches(
     # Everyone's utterances lie together, so that those of all others are a ring with a gap.
     ring = np.argsort(utterances.person, kind="stable")
     ends = np.cumsum(people)
-    index, processes = process
+    places = run_of(batch_size, process)
 
     @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
@@ -102,13 +102,13 @@ def batches(
 
         def draw(step: int) -> dict[str, np.ndarray]:
             # Steps go on through the epochs without a seam.
-            total = step * batch_size + np.arange(index, batch_size, processes)
-            epochs, places = np.divmod(total, len(utterances))
+            total = step * batch_size + np.array(places)
+            epochs, turns = np.divmod(total, len(utterances))
             orders = {int(e): order(int(e)) for e in np.unique(epochs)}
 
             def one(row: int) -> dict[str, np.ndarray]:
-                rng = np.random.default_rng((seed, step, index + processes * row))
-                k = int(orders[int(epochs[row])][places[row]])
+                rng = np.random.default_rng((seed, step, places[row]))
+                k = int(orders[int(epochs[row])][turns[row]])
                 who = utterances.person[k]
                 others = len(utterances) - people[who]
                 other = int(ring[(ends[who] + rng.integers(others)) % len(utterances)])
@@ -117,7 +117,7 @@ def batches(
                 far, _, moved = _window(theirs, size, rng)
                 return dict(
                     audio=audio, expression=motion, identity=mine["identity"], other_expression=moved,
-                    other_identity=theirs["identity"], **draw_pairs(rng, pairs, own, far),
+                    other_identity=theirs["identity"], example=np.int32(k), **draw_pairs(rng, pairs, own, far),
                 )  # fmt: skip
 
             rows = list(readers.map(one, range(len(total))))

@@ -1,11 +1,13 @@
 """Utterances of people for SyncNet and audio-to-motion: their format, and which of them make a batch. NumPy only.
 
-A folder holds `index.json` and one `NAME.npz` an utterance, so that any number of them is read at random:
+A folder holds `index.json` and one `NAME.safetensors` an utterance, so that any number of them is read at random:
 
     index.json   {"names": [..], "frames": [..] video frames T at 25 Hz, "people": [..] who speaks, "held_out": [..]}
-    NAME.npz     audio f16 [2T, c] speech features at 50 Hz (HuBERT's 1024, or mel bands), pitch f32 [2T] Hz,
+    NAME.safetensors    audio f16 [2T, c] speech features at 50 Hz (HuBERT's 1024, or mel bands), pitch f32 [2T] Hz,
                  identity f32 [i], expression f32 [T, e], blink u8 [T] (`r3p.mesh_motion.blink_code`),
                  amplitude f32 (`r3p.mesh_motion.mouth_amplitude`)
+
+(Threads cannot share NumPy's own files: some versions of Python fail to parse two headers at once.)
 """
 
 import itertools
@@ -18,6 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipelines.ahead import draw_ahead
+from r3p.checkpoint_files import read_arrays
+from r3p.checkpoint_files.safetensors import write_safetensors
 from r3p.errors import InputError
 
 INDEX = "index.json"
@@ -27,7 +31,7 @@ READERS = 8  # threads; reading waits for the disk
 
 
 def write_utterance(folder: Path, name: str, item: Mapping[str, Any]) -> int:
-    """Writes `NAME.npz` of an item with `KEYS`; returns its frames.
+    """Writes `NAME.safetensors` of an item with `KEYS`; returns its frames.
 
     Raises:
       InputError: audio and expression that do not last equally long, or less than `SHORTEST` frames.
@@ -39,7 +43,8 @@ def write_utterance(folder: Path, name: str, item: Mapping[str, Any]) -> int:
         reason = "; ".join(wrong) or f"expected at least {SHORTEST}"
         raise InputError(f"utterance {name} has {frames} video frames ({reason}): cut it anew")
     types = {"audio": np.float16, "blink": np.uint8}
-    np.savez(folder / f"{name}.npz", **{k: np.asarray(item[k], types.get(k, np.float32)) for k in KEYS})
+    arrays = {k: np.asarray(item[k], types.get(k, np.float32)) for k in KEYS}
+    write_safetensors(folder / f"{name}.safetensors", arrays)
     return frames
 
 
@@ -78,8 +83,8 @@ class Utterances:
         return len(self.names)
 
     def __getitem__(self, k: int) -> dict[str, np.ndarray]:
-        with np.load(self._folder / f"{self.names[k]}.npz", allow_pickle=False) as data:
-            return {key: data[key] for key in KEYS}
+        arrays = read_arrays(self._folder / f"{self.names[k]}.safetensors")
+        return {key: arrays[key] for key in KEYS}
 
 
 class Buckets:
@@ -117,6 +122,13 @@ class Buckets:
                 batches += [(row, bound) for row in filled]
             self._epoch = epoch, [batches[k] for k in rng.permutation(len(batches))]
         return self._epoch[1][place]
+
+
+def run_of(batch_size: int, process: tuple[int, int]) -> range:
+    """The rows of a batch that a process (index, count) gives: a run of them, whatever the count."""
+    index, processes = process
+    local = batch_size // processes
+    return range(index * local, (index + 1) * local)
 
 
 class Draws(NamedTuple):
@@ -165,6 +177,8 @@ def batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches of one process from `first_step` on, of `padded` utterances: see there and `Buckets`.
 
+    `example` [b] says which they are.
+
     Args:
       utterances: from.
       batch_size: utterances of a step over all processes.
@@ -175,16 +189,15 @@ def batches(
       process: (index, count) of processes.
     """
     buckets = Buckets(utterances.frames, bounds, batch_size, seed)
-    index, processes = process
+    places = run_of(batch_size, process)
     with ThreadPoolExecutor(READERS) as readers:
 
         def draw(step: int) -> dict[str, np.ndarray]:
             members, size = buckets.step(step)
-            places = range(index, batch_size, processes)
 
             def one(place: int) -> dict[str, np.ndarray]:
-                rng = np.random.default_rng((seed, step, place))
-                return padded(utterances[members[place]], size, draws, rng)
+                rng, k = np.random.default_rng((seed, step, place)), int(members[place])
+                return padded(utterances[k], size, draws, rng) | {"example": np.int32(k)}
 
             rows = list(readers.map(one, places))
             return {key: np.stack([row[key] for row in rows]) for key in rows[0]}

@@ -66,7 +66,7 @@ def blink_code(model: face.FaceModel, identity: np.ndarray, expression: np.ndarr
     such a run, and none that reaches the clip's end, whose middle is not known (nor, here, its beginning).
     """
     points = _points68(model, identity, expression)
-    opening = sum(_apart(points, a, b) for a, b in LIDS_68)
+    opening = np.sum([_apart(points, a, b) for a, b in LIDS_68], axis=0)
     shut = np.concatenate([[0], (opening < BLINK_BELOW * np.quantile(opening, 0.75)).astype(int), [0]])
     starts, ends = np.flatnonzero(np.diff(shut) == 1), np.flatnonzero(np.diff(shut) == -1)
     whole = (starts > 0) & (ends < len(opening))

@@ -5,7 +5,8 @@ and of the mesh's landmarks, curvature over time, size of the coefficients, and 
 (`r3p.stages.audio2motion` is what made the small default: other losses, decoded from the prior as well.)
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import jax
@@ -72,8 +73,8 @@ def sync_term(model: SyncNet, variables: Any, offsets: Array, batch: Batch) -> A
     start = batch["clip_start"]
     mouth = syncnet.cut(offsets, start, syncnet.CLIP)
     audio = syncnet.cut(batch["audio"], 2 * start, 2 * syncnet.CLIP)
-    embeddings = model.apply(jax.lax.stop_gradient(variables), audio, mouth)
-    return sync_loss(*embeddings, jnp.ones(mouth.shape[0])).mean()
+    embeddings: Any = model.apply(jax.lax.stop_gradient(variables), audio, mouth)
+    return sync_loss(embeddings.audio, embeddings.mouth, jnp.ones(mouth.shape[0])).mean()
 
 
 def make(config: ConfigDict) -> Stage:
@@ -140,7 +141,7 @@ def make(config: ConfigDict) -> Stage:
         """The loss at the posterior's mean, and the same terms of what the sound alone gives (`prior_..`)."""
         variables = state.variables(averaged=True)
         out, _ = reconstruct(variables, batch, jnp.zeros_like(batch["noise"]), train=False)
-        heard = model.apply(
+        heard: Any = model.apply(
             variables, batch["audio"], batch["pitch"], batch["blink"], batch["amplitude"], mask=batch["mask"]
         )
         values = terms(out.expression, batch, state)
@@ -149,11 +150,17 @@ def make(config: ConfigDict) -> Stage:
         alone = {f"prior_{k}": v for k, v in terms(heard, batch, state).items()}
         return {"loss": total, **values, "kl": out.kl, **alone}
 
-    def batches(first: int, held_out: bool = False) -> Any:
+    def stream(first: int, source: utterances.Utterances) -> Iterator[Batch]:
         draws = utterances.Draws(config.sync_clips, model.stride, model.latent)
-        source = utterances.Utterances(data["folder"], held_out)
         return utterances.batches(
             source, config.batch_size, data["lengths"], draws, config.seed, first, sharding.process()
         )
 
-    return Stage(init, step, batches, evaluate=evaluate)
+    def batches(first: int) -> Iterator[Batch]:
+        utterances.Utterances(data["folder"], held_out=True)  # now, not at the first evaluation, an empty half is told
+        return stream(first, utterances.Utterances(data["folder"]))
+
+    def held_out() -> Iterator[Batch]:
+        return islice(stream(0, utterances.Utterances(data["folder"], held_out=True)), config.held_out_batches)
+
+    return Stage(init, step, batches, evaluate=evaluate, held_out=held_out)

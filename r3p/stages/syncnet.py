@@ -5,7 +5,8 @@ Every example is a window of an utterance, another person's window, and pairs of
 normalisation layers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +108,19 @@ def make(config: ConfigDict) -> Stage:
 
     def evaluate(state: TrainState, batch: Batch) -> dict[str, Array]:
         audio, mouth, label = pairs(batch, bases)
-        return measures(model.apply(state.variables(averaged=True), audio, mouth), label)[1]
+        embeddings: Any = model.apply(state.variables(averaged=True), audio, mouth)
+        return measures(embeddings, label)[1]
 
-    def batches(first: int, held_out: bool = False) -> Any:
-        utterances = Utterances(data["folder"], held_out)
+    def stream(first: int, utterances: Utterances) -> Iterator[Batch]:
         return sync_pairs.batches(
             utterances, config.batch_size, data["window"], data["pairs"], config.seed, first, sharding.process()
         )
 
-    return Stage(init, step, batches, evaluate=evaluate)
+    def batches(first: int) -> Iterator[Batch]:
+        Utterances(data["folder"], held_out=True)  # now, not at the first evaluation, an empty half is told
+        return stream(first, Utterances(data["folder"]))
+
+    def held_out() -> Iterator[Batch]:
+        return islice(stream(0, Utterances(data["folder"], held_out=True)), config.held_out_batches)
+
+    return Stage(init, step, batches, evaluate=evaluate, held_out=held_out)
