@@ -1,4 +1,4 @@
-"""`python -m r3p.export --workdir DIR --out FILE`: averaged weights of a portrait or rehearsal run as one file."""
+"""`python -m r3p.export --workdir DIR --out FILE`: averaged weights of a run of any stage of images as one file."""
 
 import argparse
 import json
@@ -21,6 +21,7 @@ from r3p.state import TrainState
 from r3p.train import load_stage
 
 RECIPE = "launch/train_small.sh"
+SMALL, PAPERS = ("portrait", "rehearsal"), ("img2plane", "motion2plane", "torso")
 
 
 def read_run(workdir: Path) -> tuple[ConfigDict, TrainState]:
@@ -29,8 +30,10 @@ def read_run(workdir: Path) -> tuple[ConfigDict, TrainState]:
         config = ConfigDict(json.loads((workdir / "config.json").read_text()))
     except FileNotFoundError:
         raise InputError(f"{workdir} holds no training run: give the --workdir of python -m r3p.train") from None
-    if config.stage not in ("portrait", "rehearsal"):
-        raise InputError(f"{workdir} holds a run of stage {config.stage!r}: expected portrait or rehearsal")
+    if config.stage not in SMALL + PAPERS:
+        raise InputError(
+            f"{workdir} holds a run of stage {config.stage!r}: expected one of {', '.join(SMALL + PAPERS)}"
+        )
     checkpoints = Checkpoints(workdir / "checkpoints", every=1, keep=1_000_000)
     try:
         if checkpoints.latest() is None:
@@ -51,6 +54,10 @@ def export_portrait(workdir: Path, out: Path, people: int, note: str = "") -> di
     """
     config, state = read_run(workdir)
     variables, fields, earlier = state.variables(averaged=True), config.model.to_dict(), {}
+    if config.stage in PAPERS:
+        if people:
+            raise InputError(f"--people measures runs of {' and '.join(SMALL)} only: leave it out for {config.stage}")
+        return _export_stage(config, state, workdir, out, note)
     if config.stage == "rehearsal":
         variables = rehearsal.variables(state)
         if config.start:
@@ -78,6 +85,31 @@ def export_portrait(workdir: Path, out: Path, people: int, note: str = "") -> di
         provenance |= {"held_out_people": people, "held_out_psnr_db": measured}
     meta = {"kind": WEIGHTS_KIND, "fields": fields, "pncc_size": config.data.pncc_size, "provenance": provenance}
     weights.save(out, jax.tree.map(np.asarray, variables), meta, dtype=np.float16)
+    return provenance
+
+
+def _export_stage(config: ConfigDict, state: TrainState, workdir: Path, out: Path, note: str) -> dict[str, Any]:
+    """Of one of the paper's stages: as `r3p talk --weights` and the stages that follow read it."""
+    fields = {**config.model.to_dict(), "torso": config.stage == "torso"}
+    fields.pop("dtype", None)  # of training
+    data = config.data.to_dict()
+    provenance = {
+        "stage": config.stage,
+        "seed": int(config.seed),
+        "steps": int(state.step),
+        "batch_size": int(config.batch_size),
+        "hardware": f"{jax.device_count()} {jax.devices()[0].device_kind} device, {platform.machine()}",
+        "jax": jax.__version__,
+        "data": {k: data[k] for k in ("teacher", "source") if k in data},
+        "started": bool(config.start),
+        **({"note": note} if note else {}),
+    }
+    meta = {"kind": WEIGHTS_KIND, "fields": fields, "provenance": provenance}
+    if config.stage == "img2plane":
+        meta["kind"] = "image-to-plane model"
+    else:
+        meta["pncc_size"] = data["pncc_size"]
+    weights.save(out, jax.tree.map(np.asarray, state.variables(averaged=True)), meta)
     return provenance
 
 
