@@ -1,4 +1,4 @@
-"""`python -m r3p.export --workdir DIR --out FILE`: a run's averaged weights as one file."""
+"""`python -m r3p.export --workdir DIR --out FILE`: averaged weights of a run of any stage as one file."""
 
 import argparse
 import json
@@ -21,23 +21,25 @@ from r3p.state import TrainState
 from r3p.train import load_stage
 
 RECIPE = "launch/train_small.sh"
-SPEECH = {"syncnet": syncnet.WEIGHTS_KIND, "audio2motion_paper": speech_motion.WEIGHTS_KIND}  # stages: kinds of weights
-
-
-def read_config(workdir: Path) -> ConfigDict:
-    """Config of a run. Raises InputError when `workdir` holds none."""
-    try:
-        return ConfigDict(json.loads((workdir / "config.json").read_text()))
-    except FileNotFoundError:
-        raise InputError(f"{workdir} holds no training run: give the --workdir of python -m r3p.train") from None
+SMALL = ("portrait", "rehearsal")
+# The paper's stages: what kind of weights each gives.
+PAPERS = {
+    "img2plane": "image-to-plane model", "motion2plane": WEIGHTS_KIND, "torso": WEIGHTS_KIND,
+    "syncnet": syncnet.WEIGHTS_KIND, "audio2motion_paper": speech_motion.WEIGHTS_KIND,
+}  # fmt: skip
+SPEECH = ("syncnet", "audio2motion_paper")
 
 
 def read_run(workdir: Path) -> tuple[ConfigDict, TrainState]:
-    """Config and newest state of a run. Raises InputError when `workdir` holds none of the stages that are exported."""
-    config = read_config(workdir)
-    known = ("portrait", "rehearsal", *SPEECH)
-    if config.stage not in known:
-        raise InputError(f"{workdir} holds a run of stage {config.stage!r}: expected one of {', '.join(known)}")
+    """Config and newest state of a run. Raises InputError when `workdir` holds none of these stages."""
+    try:
+        config = ConfigDict(json.loads((workdir / "config.json").read_text()))
+    except FileNotFoundError:
+        raise InputError(f"{workdir} holds no training run: give the --workdir of python -m r3p.train") from None
+    if config.stage not in (*SMALL, *PAPERS):
+        raise InputError(
+            f"{workdir} holds a run of stage {config.stage!r}: expected one of {', '.join(SMALL)}, {', '.join(PAPERS)}"
+        )
     checkpoints = Checkpoints(workdir / "checkpoints", every=1, keep=1_000_000)
     try:
         if checkpoints.latest() is None:
@@ -58,6 +60,10 @@ def export_portrait(workdir: Path, out: Path, people: int, note: str = "") -> di
     """
     config, state = read_run(workdir)
     variables, fields, earlier = state.variables(averaged=True), config.model.to_dict(), {}
+    if config.stage in PAPERS:
+        if people:
+            raise InputError(f"--people measures runs of {' and '.join(SMALL)} only: leave it out for {config.stage}")
+        return _export_stage(config, state, workdir, out, note)
     if config.stage == "rehearsal":
         variables = rehearsal.variables(state)
         if config.start:
@@ -88,10 +94,10 @@ def export_portrait(workdir: Path, out: Path, people: int, note: str = "") -> di
     return provenance
 
 
-def export_speech(workdir: Path, out: Path, note: str = "") -> dict[str, Any]:
-    """Writes a run of SyncNet or of the paper's audio-to-motion (float32) with the model's fields; see above."""
-    config, state = read_run(workdir)
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+def _export_stage(config: ConfigDict, state: TrainState, workdir: Path, out: Path, note: str) -> dict[str, Any]:
+    """Of one of the paper's stages: as `r3p talk` and the stages that follow read it."""
+    fields, data = config.model.to_dict(), config.data.to_dict()
+    fields.pop("dtype", None)  # of training
     provenance = {
         "stage": config.stage,
         "seed": int(config.seed),
@@ -99,12 +105,17 @@ def export_speech(workdir: Path, out: Path, note: str = "") -> dict[str, Any]:
         "batch_size": int(config.batch_size),
         "hardware": f"{jax.device_count()} {jax.devices()[0].device_kind} device, {platform.machine()}",
         "jax": jax.__version__,
-        "training_loss": rows[-1]["loss"],
-        "data": config.data.folder,
+        "data": {k: data[k] for k in ("teacher", "source", "features") if k in data},
+        "started": bool(config.get("start")),
+        **({"note": note} if note else {}),
     }
-    if note:
-        provenance["note"] = note
-    meta = {"kind": SPEECH[config.stage], "model": config.model.to_dict(), "provenance": provenance}
+    meta = {"kind": PAPERS[config.stage], "provenance": provenance}
+    if config.stage in SPEECH:
+        meta["model"] = fields
+    else:
+        meta["fields"] = {**fields, "torso": config.stage == "torso"}
+    if "pncc_size" in data:
+        meta["pncc_size"] = data["pncc_size"]
     weights.save(out, jax.tree.map(np.asarray, state.variables(averaged=True)), meta)
     return provenance
 
@@ -120,11 +131,7 @@ def main() -> int:
     parser.add_argument("--note", default="", help="goes into the provenance")
     args = parser.parse_args()
     try:
-        if read_config(args.workdir).stage in SPEECH:
-            done = export_speech(args.workdir, args.out, args.note)
-        else:
-            done = export_portrait(args.workdir, args.out, args.people, args.note)
-        print(json.dumps(done, indent=1))
+        print(json.dumps(export_portrait(args.workdir, args.out, args.people, args.note), indent=1))
     except InputError as error:
         print(f"r3p export: {error}", file=sys.stderr)
         return 2

@@ -327,7 +327,7 @@ def test_the_smoke_runs_learn_on_synthetic_people(tmp_path) -> None:
     run = tmp_path / "sync"
     state = train_and_evaluate(sync_config, run)
     improves(syncnet.make(sync_config), state, "loss", 0.9)
-    provenance = export.export_speech(run, tmp_path / "sync.npz")
+    provenance = export.export_portrait(run, tmp_path / "sync.npz", 0)
     assert provenance["steps"] == 300
     config = load_config(
         "configs/audio2motion.py:smoke", [f"data.folder={people}", f"syncnet={tmp_path / 'sync.npz'}"]
@@ -336,7 +336,7 @@ def test_the_smoke_runs_learn_on_synthetic_people(tmp_path) -> None:
     state = train_and_evaluate(config, run)
     improves(paper.make(config), state, "loss", 0.7)
     improves(paper.make(config), state, "prior_landmarks", 0.95)
-    export.export_speech(run, tmp_path / "motion.npz")
+    export.export_portrait(run, tmp_path / "motion.npz", 0)
     trees, meta = weights.load(tmp_path / "motion.npz", "audio2motion")
     assert set(trees) == {"params", "batch_stats"} and meta["provenance"]["stage"] == "audio2motion_paper"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
