@@ -1,6 +1,7 @@
 """SyncNet and the paper's audio-to-motion: utterances, pairs, losses, and short trainings."""
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -142,6 +143,18 @@ def test_another_person_is_another_person(folder: str) -> None:
     data.person[:] = 0
     with pytest.raises(InputError, match="add a second person"):
         next(sync_pairs.batches(data, 4, 24, 10, 0, 0))
+
+
+def test_each_synthetic_person_has_a_voice_and_blinks() -> None:
+    voices = {}
+    for index in range(40):
+        who = speech_people.person_of((0, index, False, 12))
+        assert voices.setdefault(who, index % 3) == index % 3  # `data_pipelines.speech` takes the voices in turn
+    assert len(voices) == 12 and not set(voices) & {speech_people.person_of((0, k, True, 2)) for k in range(9)}
+    shut = speech_people.blinks(np.random.default_rng(0), 400)
+    assert 3 <= ((shut[1:] == 1) & (shut[:-1] < 1)).sum() <= 10 and shut.shape == (400,)
+    with pytest.raises(InputError, match="at least 12 and 3"):
+        speech_people.make(Path("nowhere"), 11, 12, 0)
 
 
 # ------------------------------------------------------------------------------------------------ motion of the mesh

@@ -62,14 +62,14 @@ def keypoints_of(model: Portrait, truth: frames.Truth) -> Array:
     return truth.image if unsupervised(model) else truth.keypoints
 
 
-def surroundings(model: Portrait, batch: Batch, background: str = "inpainted") -> Surroundings:
-    """Those of a batch; a `raw` background is the source as it is, the person still in it."""
-    if background not in ("inpainted", "raw"):
-        raise InputError(f"background is {background!r}: choose inpainted or raw")
-    behind = "source" if background == "raw" else "background"
-    images = (frames.to_float(batch[k]) for k in ("torso", behind))
+def surroundings(model: Portrait, batch: Batch, kind: str = "inpainted") -> Surroundings:
+    """Those of a batch; of the `raw` kind the background is the source as it is, the person still in it."""
+    if kind not in ("inpainted", "raw"):
+        raise InputError(f"background is {kind!r}: choose inpainted or raw")
+    behind = "source" if kind == "raw" else "background"
+    torso, background = (frames.to_float(batch[k]) for k in ("torso", behind))
     segmap = jax.nn.one_hot(batch["source_segmap"], 6)
-    return Surroundings(*images, segmap, keypoints_of(model, frames.source_truth(batch)))
+    return Surroundings(torso, background, segmap, keypoints_of(model, frames.source_truth(batch)))
 
 
 def fuse(
