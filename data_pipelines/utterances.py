@@ -197,7 +197,7 @@ def batches(
 
             def one(place: int) -> dict[str, np.ndarray]:
                 rng, k = np.random.default_rng((seed, step, place)), int(members[place])
-                return padded(utterances[k], size, draws, rng) | {"example": np.int32(k)}
+                return padded(utterances[k], size, draws, rng) | {"example": np.asarray(k, np.int32)}
 
             rows = list(readers.map(one, places))
             return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
