@@ -1,6 +1,7 @@
 """HuBERT against the official weights' names and recorded values, and sound of any length through it in pieces."""
 
 import functools
+import json
 import re
 import tracemalloc
 
@@ -11,6 +12,7 @@ import pytest
 from quick import drawn, quick_jit
 
 from r3p import audio, convert, hubert_features
+from r3p.checkpoint_files.safetensors import write_safetensors
 from r3p.errors import InputError
 from r3p.models.hubert import Extractor, Hubert, Position, from_config
 from r3p.names.hubert import RULES
@@ -53,6 +55,22 @@ def test_every_official_array_comes_back():
     for name, value in official.items():
         np.testing.assert_array_equal(leaf(variables, RULES, name), value, err_msg=name)
     assert len(jax.tree.leaves(variables)) == len(official)
+
+
+def test_a_folder_of_transformers_is_read(tmp_path):
+    with pytest.raises(InputError, match=r"config\.json beside model\.safetensors"):
+        hubert_features.load(tmp_path)
+    config = parity.FOLDER.case("hubert_small").meta["config"]
+    official = parity.official_weights("hubert_small")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    write_safetensors(tmp_path / "model.safetensors", official)
+    model, variables = hubert_features.load(tmp_path)
+    assert model == from_config(config)
+    same = jax.tree.map(np.array_equal, variables, convert.to_variables(official, RULES))
+    assert all(jax.tree.leaves(same))
+    write_safetensors(tmp_path / "model.safetensors", {**official, "encoder.layer_norm.bias": np.zeros(3, np.float32)})
+    with pytest.raises(InputError, match="do not fit this network"):
+        hubert_features.load(tmp_path)
 
 
 def test_older_names_and_other_heads_give_the_same_weights():

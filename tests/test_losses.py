@@ -37,8 +37,13 @@ def test_padding_frames_do_not_count():
 
 def test_a_straight_line_has_no_laplacian_but_at_its_ends():
     line = jnp.arange(1.0, 6.0)[None, :, None]
-    assert losses.frame_laplacian(line, jnp.array([[0.0, 1, 1, 1, 0]])) == 0
-    assert losses.frame_laplacian(line, jnp.ones((1, 5))) == pytest.approx(3**2 / 5)
+    inside = jnp.array([[0.0, 1, 1, 1, 0]])
+    for zero_ends in (False, True):
+        assert losses.frame_laplacian(line, inside, zero_ends=zero_ends) == 0
+    assert losses.frame_laplacian(line, jnp.ones((1, 5))) == 0
+    assert losses.frame_laplacian(line, jnp.ones((1, 5)), zero_ends=True) == pytest.approx(3**2 / 5)
+    bent = line.at[0, 3].set(6.0)
+    assert losses.frame_laplacian(bent, inside) == pytest.approx(1.0)  # one frame has both neighbours
     assert losses.frame_velocity(line, jnp.ones((1, 5))) == pytest.approx(4 / 5)
 
 

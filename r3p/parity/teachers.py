@@ -120,7 +120,7 @@ def losses_and_schedules(case: Case) -> Values:
         **values,
         "dilate_mask_21": channels_first(layers.dilate(mask.astype(jnp.float32), 21)),
         "set_unmasked_to_black": channels_first(losses.black_outside(prediction, mask)),
-        "a2m/lap_loss": losses.frame_laplacian(x["x"], frames)[None],
+        "a2m/lap_loss": losses.frame_laplacian(x["x"], frames, zero_ends=True)[None],
         "a2m/mse_loss": losses.frame_mse(x["x"], x["y"], frames)[None],
         "a2m/mae_loss": losses.frame_mae(x["x"], x["y"], frames)[None],
         "a2m/l2_reg_loss": losses.frame_power(x["x"], frames)[None],

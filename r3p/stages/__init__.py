@@ -26,7 +26,7 @@ class Stage:
         [b], which examples these are; a loss that is not finite is reported with them.
       preview: `(state, batch) -> {name: u8 [h, w, 3]}` pictures for people, or None. Gets one process's rows, and no
         optimiser state.
-      evaluate: `(state, batch) -> metrics`, traceable, on held-out data; or None.
+      evaluate: `(state, batch) -> metrics` of the averaged model, without any randomness, traceable; or None.
       held_out: `() -> host batches` to evaluate on, the same every time, as `batches` shares them among processes.
       accumulates: whether `step` honours `config.accumulate` and `config.remat` (through `r3p.state.gradients`).
       half: whether its models compute in `config.dtype` (through `r3p.state.compute_dtype`).
