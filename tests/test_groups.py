@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from official import drawn, quick_jit
+from quick import drawn, quick_jit
 
 from configs import img2plane, motion2plane, torso
 from r3p import schedules, state
