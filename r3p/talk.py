@@ -18,7 +18,9 @@ from r3p.errors import InputError
 ASSETS = Path(__file__).parent / "assets"
 DEMO_PORTRAIT, DEMO_SPEECH = ASSETS / "astronaut.jpg", ASSETS / "speech.wav"
 FPS = 25
-ADAPT_STEPS = 140
+# Adaptation steps: those of the demo keep it within three minutes on two processors; a portrait of one's own is
+# prepared once and may take longer, until its lips follow a driver's as the teacher's do.
+DEMO_STEPS, STEPS = 140, 400
 _FROM_PHOTOGRAPH = np.array([1, 0.5], np.float32)  # of its expression, in the first frames of speech
 NOTICE = "synthetic video made by r3p from one photograph"
 
@@ -53,7 +55,12 @@ def talk_parser() -> argparse.ArgumentParser:
     p.add_argument("--mouth-amp", type=float, default=0.3, help="how far the mouth opens in speech (0..1)")
     p.add_argument("--exp-scale", type=float, default=1.0, help="scales the driven expression")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--adapt", type=int, default=ADAPT_STEPS, metavar="STEPS", help="adaptation steps to the photograph")
+    p.add_argument(
+        "--adapt",
+        type=int,
+        metavar="STEPS",
+        help=f"adaptation steps to the photograph ({STEPS}; 0 with --weights): {DEMO_STEPS} is quicker and less exact",
+    )
     p.add_argument("--save-portrait", type=Path, help="keep the prepared portrait in this file")
     p.add_argument("--weights", type=Path, help="model weights instead of the embedded default")
     p.add_argument("--face-area", type=float, default=avatar.FACE_AREA, help="share of the frame that the face fills")
@@ -77,7 +84,7 @@ def demo(argv: Sequence[str]) -> int:
         "r3p demo", "A talking video of a public-domain portrait (NASA's Eileen Collins).", "r3p demo --out demo.mp4"
     )
     p.add_argument("--out", type=Path, default=Path("r3p_demo.mp4"))
-    p.add_argument("--adapt", type=int, default=ADAPT_STEPS, metavar="STEPS", help="adaptation steps to the photograph")
+    p.add_argument("--adapt", type=int, default=DEMO_STEPS, metavar="STEPS", help="adaptation steps to the photograph")
     p.add_argument("--report", type=Path, metavar="JSON", help="also measure the result: a JSON file and a picture")
     args = p.parse_args(argv)
     if args.report and args.report.suffix != ".json":
@@ -234,6 +241,8 @@ def make_video(args: argparse.Namespace) -> tuple[avatar.Avatar, float]:
             raise InputError(f"there is no file {path}: check the name")
     if not (args.audio or args.video or args.expression):
         raise InputError("nothing to drive the portrait with: give --audio, --video or --expression")
+    if args.adapt is None:
+        args.adapt = 0 if args.weights else STEPS
     if args.adapt < 0:
         raise InputError(f"--adapt is {args.adapt}: expected 0 or more steps")
     if not args.out.absolute().parent.is_dir():
