@@ -117,7 +117,8 @@ def batches(
                 far, _, moved = _window(theirs, size, rng)
                 return dict(
                     audio=audio, expression=motion, identity=mine["identity"], other_expression=moved,
-                    other_identity=theirs["identity"], example=np.asarray(k, np.int32), **draw_pairs(rng, pairs, own, far),
+                    other_identity=theirs["identity"], example=np.asarray(k, np.int32),
+                    **draw_pairs(rng, pairs, own, far),
                 )  # fmt: skip
 
             rows = list(readers.map(one, range(len(total))))
