@@ -56,7 +56,13 @@ def start(processes, devices, workdir, *overrides, cache, config=CONFIG):
 
 def finish(processes):
     """Exit statuses, and what was printed."""
-    printed = [p.communicate(timeout=900)[0] for p in processes]
+    try:
+        printed = [p.communicate(timeout=3600)[0] for p in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            process.stdout.close()
     return [p.returncode for p in processes], printed
 
 
