@@ -58,17 +58,15 @@ class Writer:
 class Meter:
     """Means of the metrics between two rows, with the time that the steps took."""
 
-    def __init__(self, batch_size: int, step_flops: float, devices: int):
-        self._batch_size = batch_size
-        peak = flops.peak()
-        self._flops_per_s = step_flops / (peak * devices) if peak else None
+    def __init__(self, batch_size: int, devices: int):
+        self._batch_size, self._devices, self._peak = batch_size, devices, flops.peak()
         self.waited = 0.0
         self._sums: dict[str, float] = {}
         self.start()
 
     def start(self) -> None:
         """Begins anew: what happened since the last row is not the steps' doing."""
-        self._since, self._sums, self._steps, self.waited = time.monotonic(), {}, 0, 0.0
+        self._since, self._sums, self._steps, self._flops, self.waited = time.monotonic(), {}, 0, 0.0, 0.0
 
     def wait(self, batches: Any) -> Any:
         """The next batch; the time counts as waiting for input."""
@@ -77,9 +75,10 @@ class Meter:
         self.waited += time.monotonic() - started
         return batch
 
-    def add(self, values: Mapping[str, float]) -> None:
-        """The metrics of a finished step."""
+    def add(self, values: Mapping[str, float], operations: float) -> None:
+        """The metrics of a finished step, and its floating-point operations."""
         self._steps += 1
+        self._flops += operations
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
 
@@ -91,7 +90,7 @@ class Meter:
         row["examples_per_s"] = self._steps * self._batch_size / seconds
         row["step_s"] = seconds / steps
         row["input_wait"] = min(self.waited / seconds, 1.0)
-        if self._flops_per_s is not None:
-            row["mfu"] = self._flops_per_s * self._steps / seconds
+        if self._peak is not None:
+            row["mfu"] = self._flops / seconds / (self._peak * self._devices)
         self.start()
         return row

@@ -11,7 +11,7 @@ import importlib.util
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -72,33 +72,46 @@ def load_stage(config: ConfigDict) -> Stage:
 
 
 class Step:
-    """The compiled training step, and what it costs."""
+    """The training step, compiled for the shapes that batches come in, and what it costs."""
 
-    def __init__(self, stage: Stage, config: ConfigDict, shardings: Any, mesh: Any, state: TrainState, batch: Batch):
-        self.names: list[str] = []
+    def __init__(self, stage: Stage, config: ConfigDict, shardings: Any, mesh: Any, say: Callable[[str], None]):
+        self.flops = 0.0  # of the step that was called last
+        self._names: list[str] = []
+        self._compiled: dict[tuple[Any, ...], tuple[Any, float]] = {}
+        self._say = say
 
         def step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
             rng = jax.random.fold_in(_key(config), state.step)  # from the seed and the step alone
             state, values = stage.step(state, batch, rng)
-            self.names = sorted(values)
+            self._names = sorted(values)
             # A gradient can overflow where the loss does not; then the fault is this batch's, not the next one's.
             good = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(state.params)]).all()
-            vector = [jnp.asarray(values[name], jnp.float32) for name in self.names]
+            vector = [jnp.asarray(values[name], jnp.float32) for name in self._names]
             return state, jnp.stack([*vector, jnp.where(good, 0.0, jnp.nan)])
 
         # Batches are not donated: no output has their shape.
-        jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
-        traced = jitted.trace(state, batch)
-        self.flops = flops.count(traced.jaxpr)
-        self._compiled = traced.lower().compile()
+        self._jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
+
+    def prepare(self, state: TrainState, batch: Batch) -> None:
+        """Compiles for batches of this shape, once."""
+        shapes = tuple((name, x.shape, x.dtype) for name, x in sorted(batch.items()))
+        if shapes not in self._compiled:
+            self._say("compiling the training step ...")
+            started = time.monotonic()
+            traced = self._jitted.trace(state, batch)
+            operations = flops.count(traced.jaxpr)
+            self._compiled[shapes] = traced.lower().compile(), operations
+            self._say(f"compiling done in {time.monotonic() - started:.1f} s: {operations / 1e9:.4g} GFLOP a step")
+        self._run, self.flops = self._compiled[shapes]
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
         """The next state, and the metrics as a vector that `read` understands."""
-        return self._compiled(state, batch)
+        self.prepare(state, batch)
+        return self._run(state, batch)
 
     def read(self, values: jax.Array) -> dict[str, float]:
         """Waits for a step's metrics, and `parameters`, which is 0 where all of them are finite afterwards."""
-        return dict(zip([*self.names, "parameters"], np.asarray(values).tolist(), strict=True))
+        return dict(zip([*self._names, "parameters"], np.asarray(values).tolist(), strict=True))
 
 
 class Watch:
@@ -107,23 +120,23 @@ class Watch:
     def __init__(self, step: Step, config: ConfigDict, workdir: Path, writer: metrics.Writer, checkpoints: Checkpoints):
         self._step, self._config, self._workdir = step, config, workdir
         self._writer, self._checkpoints = writer, checkpoints
-        self.meter = metrics.Meter(config.batch_size, step.flops, jax.device_count())
-        self._held: tuple[int, jax.Array, Batch] | None = None
+        self.meter = metrics.Meter(config.batch_size, jax.device_count())
+        self._held: tuple[int, jax.Array, Batch, float] | None = None
 
     def hold(self, done: int, values: jax.Array, batch: Batch) -> None:
         """Keeps the metrics of a step that may still be computing."""
-        self._held = done, values, batch
+        self._held = done, values, batch, self._step.flops
 
     def look(self) -> None:
         """Waits for the step that is held."""
         if self._held is None:
             return
-        done, vector, batch = self._held
+        done, vector, batch, operations = self._held
         self._held = None
         values = self._step.read(vector)
         _check_finite(values, done, batch, self._workdir, self._checkpoints)
         del values["parameters"]
-        self.meter.add(values)
+        self.meter.add(values, operations)
         if done % self._config.log_every == 0 or done == self._config.steps:
             self._writer.row(done, self.meter.row())
 
@@ -169,10 +182,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> TrainState:
         batches = read_ahead(_placed(stage.batches(first), mesh, config), config.read_ahead)
         stack.enter_context(closing(batches))
         host, batch = next(batches)
-        writer.say("compiling the training step ...")
-        started = time.monotonic()
-        step = Step(stage, config, shardings, mesh, state, batch)
-        writer.say(f"compiling done in {time.monotonic() - started:.1f} s: {step.flops / 1e9:.4g} GFLOP a step")
+        step = Step(stage, config, shardings, mesh, writer.say)
+        step.prepare(state, batch)
         evaluate = jax.jit(stage.evaluate, out_shardings=sharding.replicated(mesh)) if stage.evaluate else None
         watch = Watch(step, config, workdir, writer, checkpoints)
 

@@ -56,7 +56,13 @@ def start(processes, devices, workdir, *overrides, cache, config=CONFIG):
 
 def finish(processes):
     """Exit statuses, and what was printed."""
-    printed = [p.communicate(timeout=900)[0] for p in processes]
+    try:
+        printed = [p.communicate(timeout=3600)[0] for p in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            process.stdout.close()
     return [p.returncode for p in processes], printed
 
 
@@ -215,7 +221,7 @@ def test_sigterm_to_one_process_ends_both_with_a_checkpoint(tmp_path, cache):
 
 def test_a_step_that_is_not_finite_ends_all_processes(tmp_path, cache):
     codes, printed = finish(start(2, 2, tmp_path, "bad_step=2", "checkpoint_every=1", "steps=8", cache=cache))
-    assert codes == [2, 2]
+    assert codes == [2, 2], printed
     assert all("checkpoint 2 is the last good one" in text for text in printed)
     assert int(state(tmp_path).step) == 2
 

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import pytest
 from toys import stage as toy
 
 from data_pipelines.ahead import read_ahead
-from r3p import train
+from r3p import metrics, train
 from r3p.checkpoint import Checkpoints
 from r3p.errors import STOPPED, InputError
 from r3p.stages import Stage
@@ -193,6 +194,32 @@ def test_options_that_a_stage_does_not_have_are_refused(tmp_path, monkeypatch):
         run(tmp_path, "accumulate=2")
     with pytest.raises(TypeError, match="or neither"):
         Stage(None, None, None, evaluate=lambda s, b: {})
+
+
+def test_batches_may_come_in_several_shapes(tmp_path, monkeypatch, capsys):
+    made = train.load_stage
+
+    def load(config):
+        stage = made(config)
+
+        def batches(first):
+            for step, batch in enumerate(stage.batches(first), first):
+                yield batch | {"image": batch["image"][:, : 8 - 4 * (step % 2)]}
+
+        return replace(stage, batches=batches)
+
+    monkeypatch.setattr(train, "load_stage", load)
+    run(tmp_path)
+    assert capsys.readouterr().out.count("compiling done") == 2 and len(losses(tmp_path)) == 4
+
+
+def test_utilisation_where_the_peak_is_known(monkeypatch):
+    monkeypatch.setattr(metrics.flops, "peak", lambda: 1e9)
+    meter = metrics.Meter(4, 2)
+    meter.add({"loss": 1.0}, 3e6)
+    meter.add({"loss": 2.0}, 5e6)
+    row = meter.row()
+    assert row["loss"] == 1.5 and row["mfu"] == pytest.approx(8e6 / (2 * row["step_s"]) / 2e9)
 
 
 def test_an_address_is_no_folder(capsys):
