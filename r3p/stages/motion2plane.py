@@ -56,7 +56,8 @@ def keys(config: ConfigDict) -> tuple[str, ...]:
     """What of an example this config reads, see `data_pipelines.frames`."""
     from data_pipelines import frames as data
 
-    kind, out = config.perturb.kind, data.KEYS
+    kind: str = config.perturb.kind
+    out: tuple[str, ...] = data.KEYS
     if kind not in PERTURBATIONS:
         raise InputError(f"perturb.kind is {kind!r}: choose one of {', '.join(PERTURBATIONS)}")
     perturbs = config.perturb.goal > 0
@@ -260,10 +261,8 @@ def make(config: ConfigDict) -> Stage:
 
     def predict(state: TrainState, batch: Batch) -> Any:
         variables, source = state.variables(averaged=True), frames.source_truth(batch)
-        planes = model.fuse(
-            model.apply(variables, frames.model_input(source.head, model), method="canonical"),
-            model.apply(variables, frames.pncc_stack(batch, batch["pncc_target"]), method="motion"),
-        )
+        image, stack = frames.model_input(source.head, model), frames.pncc_stack(batch, batch["pncc_target"])
+        planes = model.apply(variables, method=lambda model: model.fuse(model.canonical(image), model.motion(stack)))
         return show(variables, planes, batch["target_camera"], None, "")
 
     def evaluate(state: TrainState, batch: Batch) -> dict[str, Array]:

@@ -51,7 +51,7 @@ class Surroundings(NamedTuple):
 
 def surroundings(batch: Batch) -> Surroundings:
     """Those of a batch."""
-    images = (frames.to_float(batch[k]) for k in ("torso", "background"))
+    images = frames.to_float(batch["torso"]), frames.to_float(batch["background"])
     return Surroundings(*images, jax.nn.one_hot(batch["source_segmap"], 6), batch["source_keypoints"])
 
 
