@@ -96,3 +96,11 @@ class Features:
     def sample(self) -> np.ndarray:
         """[at most keep, d]."""
         return np.array(self._sample)
+
+    def merge(self, other: "Features") -> None:
+        """Takes in another stream's. Its kept sample stands for it: fair as long as neither had more than `keep`."""
+        if other.moments is None:
+            return
+        together = other.moments if self.moments is None else self.moments + other.moments
+        self.add(other.sample)
+        self.moments = together
