@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from r3p import cli, photo, video
+from r3p import audio, cli, photo, video
 from r3p.detect import Face
 from r3p.errors import InputError
 from r3p.evaluate import clip, command, harness, manifest, networks, page
@@ -18,13 +18,15 @@ SIDE, FRAMES = 48, 5
 
 
 class Follower:
-    """In the place of the face models: a face wherever the picture is not black, moved by its brightness."""
+    """In the place of the face models: a face wherever the picture is not black; brightness moves it and its lips."""
 
     def track(self, frames):
         rng = np.random.default_rng(0)
         points = rng.uniform(10, 30, (478, 3)).astype(np.float32)
         for frame in frames:
-            yield Face(points + frame.mean() / 50, 1.0) if frame.any() else None
+            moved = points + frame.mean() / 50
+            moved[14, 1] = moved[13, 1] + frame.mean() / 10
+            yield Face(moved, 1.0) if frame.any() else None
 
     def person_mask(self, frame):
         mask = np.zeros(frame.shape[:2], np.float32)
@@ -188,6 +190,43 @@ def test_another_rate_is_resampled_and_said(stage):
             writer.write(np.full((SIDE, SIDE, 3), 120, np.uint8))
     got = _score(stage, stage / "fast.mp4", truth=stage / "truth0")
     assert got.frames == FRAMES and got.notes == ["resampled from 50 frames a second"]
+
+
+def test_lips_that_follow_the_loudness_are_in_sync(stage):
+    loud = np.repeat(0.05 + 0.2 * (1 + np.sin(np.arange(40) / 2)), 640)
+    sound = (loud * np.sin(2 * np.pi * 300 * np.arange(len(loud)) / 16000)).astype(np.float32)
+    audio.save_wav(stage / "a.wav", sound)
+    speaking = stage / "speaking"
+    speaking.mkdir()
+    for k, level in enumerate(np.log10(loud[320::640]) * 80 + 150):
+        photo.save_image(speaking / f"{k:03d}.png", np.full((SIDE, SIDE, 3), level, np.uint8))
+    nets = networks.Networks.__new__(networks.Networks)
+    nets.finder, nets.missing = networks.FaceFinder, {}
+    row = manifest.Row("a", "audio", stage / "truth0", None, stage / "a.wav", None, "p", "x")
+    figures = clip.score(row, speaking, nets, clip.References(nets, SIDE), ("sync",)).figures
+    assert figures["sync_proxy"] > 0.8 and abs(figures["sync_proxy_lag"]) <= 1
+
+
+def test_a_users_networks_give_identity_and_pose(stage):
+    nets = networks.Networks.__new__(networks.Networks)
+    nets.finder, nets.missing, nets.origin = networks.FaceFinder, {}, {}
+    ours, truth = stage / "ours" / "c0", stage / "truth0"
+    seen = clip.References(nets, SIDE)
+    nets._user = {"arcface": lambda x: x.reshape(len(x), -1).astype(float) - 128}
+    same = clip._identity(truth, seen(truth), truth, seen(truth), nets, SIDE)
+    assert same == {"csim_a": pytest.approx(1), "csim_s": pytest.approx(1)}
+    other = clip._identity(stage / "truth1", seen(stage / "truth1"), truth, seen(truth), nets, SIDE)
+    assert other["csim_a"] < 0.9
+    nets._user = {"deep3d": lambda x: np.outer(x.reshape(len(x), -1).mean(1), np.ones(257))}
+    moved = clip._deep3d(ours, truth, nets, SIDE)
+    assert set(moved) == {"aed_a", "apd_a1", "apd_a2"} and 2 < moved["aed_a"] < 4
+    assert clip._deep3d(truth, truth, nets, SIDE)["apd_a1"] == 0
+    nets._user = {"deep3d": lambda x: np.zeros((len(x), 5))}
+    with pytest.raises(InputError, match="expected 257"):
+        clip._deep3d(truth, truth, nets, SIDE)
+    nets._user = {"arcface": lambda x: np.zeros(3)}
+    with pytest.raises(InputError, match="for 2 frames"):
+        nets.user("arcface", np.zeros((2, 4, 4, 3), np.uint8))
 
 
 def test_every_figure_has_a_plot_that_is_xml():

@@ -183,10 +183,10 @@ def _differences(results: Results, common: list[Row]) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     for a, b in combinations(results.methods, 2):
         for metric in METRICS.values():
-            values = [[results.scores[m][r.id].figures.get(metric.name, math.nan) for r in common] for m in (a, b)]
-            both = [math.isfinite(x) and math.isfinite(y) for x, y in zip(*values, strict=True)]
+            x, y = ([results.scores[m][r.id].figures.get(metric.name, math.nan) for r in common] for m in (a, b))
+            both = [math.isfinite(p) and math.isfinite(q) for p, q in zip(x, y, strict=True)]
             if metric.better and any(both):
-                found = uncertainty.paired(*values, [r.identity for r in common])
+                found = uncertainty.paired(x, y, [r.identity for r in common])
                 out.append({"metric": metric.name, "a": a, "b": b, **_interval(found.difference), "p": found.p})
     for row, corrected in zip(out, uncertainty.holm([r["p"] for r in out]), strict=True):
         row["p"], row["p_holm"] = _number(row["p"]), _number(corrected)
