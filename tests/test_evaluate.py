@@ -111,6 +111,13 @@ def test_a_report_counts_failures_and_scores_what_all_have(stage, capsys):
     assert "no face is found" in text and "not to be compared" in text
 
 
+def test_a_reference_that_cannot_be_read_is_no_failure_of_a_method(stage, capsys):
+    shutil.rmtree(stage / "truth1")
+    (stage / "truth1").mkdir()
+    assert cli.main(_arguments(stage, "--metrics", "pixels")) == 2
+    assert "truth1 holds no PNG file" in capsys.readouterr().err
+
+
 def _absent(*_, **__):
     raise InputError("vgg16.npz is not in the cache: run `r3p assets` once (it needs the network)")
 

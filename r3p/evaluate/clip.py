@@ -92,7 +92,7 @@ def score(
     if "sync" in groups and row.audio is not None and moving:
         loud = speech_motion.loudness(audio.load(row.audio), len(seen)).reshape(-1, 2).mean(1)
         value, lag = series.correlation(series.lips_and_yaw(seen.points)[0], loud, _SYNC_LAG)
-        result.figures |= {"sync_proxy": value, "sync_proxy_lag": float(lag)}
+        result.figures |= {"sync_proxy": value, "sync_proxy_lag": lag}
     return result
 
 
@@ -158,7 +158,10 @@ def _face(
     who = row.truth or (row.driver if row.protocol == "same" else row.source)
     if who is not None:
         person = references(who)
-        figures["shape_similarity"] = series.cosine(seen.fitted.identity, person.fitted.identity)
+        if person.found:
+            figures["shape_similarity"] = series.cosine(seen.fitted.identity, person.fitted.identity)
+        else:
+            result.notes.append(f"no face is found in {who.name}")
         if "arcface" in networks:
             figures |= _identity(output, seen, who, person, networks, references.size)
     if len(seen) > 1:
@@ -168,12 +171,15 @@ def _face(
     if motion is None or is_picture(motion) or len(seen) < 2:
         return
     theirs = references(motion)
+    if not theirs.found:
+        result.notes.append(f"no face is found in {motion.name}")
+        return
     check_length(len(seen), len(theirs), "driver" if motion == row.driver else "truth")
     n = min(len(seen), len(theirs))
     a, b = seen.points[:n], theirs.points[:n]
     (lips, yaw), (their_lips, their_yaw) = series.lips_and_yaw(a), series.lips_and_yaw(b)
     value, lag = series.correlation(lips, their_lips, _LIP_LAG)
-    figures |= {"lip_correlation": value, "lip_lag": float(lag)}
+    figures |= {"lip_correlation": value, "lip_lag": lag}
     figures["yaw_correlation"] = series.correlation(yaw, their_yaw)[0]
     p, q = seen.fitted, theirs.fitted
     pose = [np.concatenate([f.euler[:n], f.trans[:n]], -1) for f in (p, q)]

@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from r3p import __version__, photo
+from r3p import __version__, audio, photo
 from r3p.assets import asset_path
 from r3p.errors import InputError
 from r3p.evaluate import frechet, uncertainty
@@ -78,6 +78,7 @@ def run(
         results.scores[name], results.failures[name] = {}, {}
     references = References(networks, size)
     for row in rows:
+        _check_references(row, size)
         with tempfile.TemporaryDirectory() as scratch:
             outputs: dict[str, Path | None] = {name: folder / row.output for name, folder in folders.items()}
             if anchors:
@@ -94,6 +95,15 @@ def run(
         _pool(results, row)
         say(f"{row.id}: scored")
     return results
+
+
+def _check_references(row: Row, size: int) -> None:
+    """Raises InputError where a reference cannot be read: that is no failure of any method."""
+    for path in (row.source, row.driver, row.truth):
+        if path is not None:
+            next(frames_of(path, size))
+    if row.audio is not None:
+        next(audio.stream(row.audio), None)
 
 
 def _pool(results: Results, row: Row) -> None:

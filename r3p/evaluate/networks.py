@@ -12,7 +12,7 @@ An attribute `weights` of the function (a path) is hashed into the report.
 import hashlib
 import importlib
 from collections.abc import Callable, Iterable
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class Networks:
 
     def __init__(self, user: dict[str, str] | None = None, *, batch: int = 4) -> None:
         self.batch = batch
-        self.finder = FaceFinder
+        self.finder = cache(FaceFinder)  # one for all clips; what it follows is not kept in it
         self.missing: dict[str, str] = dict(NETWORKS)
         self.origin: dict[str, str] = {}
         self._user: dict[str, Network] = {}

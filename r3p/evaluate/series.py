@@ -54,7 +54,7 @@ def lips_and_yaw(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(face.lip_gap(points)), (left - right) / (left + right)
 
 
-def correlation(a: np.ndarray, b: np.ndarray, lag: int = 0) -> tuple[float, int]:
+def correlation(a: np.ndarray, b: np.ndarray, lag: int = 0) -> tuple[float, float]:
     """Pearson's correlation of two series [t] where both are known, best within `lag` frames -> (it, its lag).
 
     NaN when fewer than 10 frames are left or one of them never moves: nothing can be said then, not even 0.
@@ -62,7 +62,7 @@ def correlation(a: np.ndarray, b: np.ndarray, lag: int = 0) -> tuple[float, int]
     n = min(len(a), len(b))
     both = np.isfinite(a[:n]) & np.isfinite(b[:n])
     if both.sum() < 10 or min(np.std(a[:n][both]), np.std(b[:n][both])) < 1e-6:
-        return float("nan"), 0
+        return float("nan"), float("nan")
     if lag == 0:
         return float(np.corrcoef(a[:n][both], b[:n][both])[0, 1]), 0
     return best_correlation(a, b, lag)
