@@ -1,4 +1,6 @@
-"""The front door: `r3p demo | talk | train | convert | parity | assets`. Bad input ends in a sentence and status 2."""
+"""The front door: `r3p demo | talk | train | convert | parity | eval | doctor | assets`.
+
+Bad input ends in a sentence and status 2."""
 
 import argparse
 import sys
@@ -13,6 +15,8 @@ COMMANDS = {
     "train": "train one stage",
     "convert": "an official checkpoint to weights of r3p, and back",
     "parity": "the networks against recorded runs of the official code",
+    "eval": "any systems' videos against a manifest: figures with intervals, as a report",
+    "doctor": "what is installed, what is missing, and how to mend it",
     "assets": "fetch the face models (once; after that no network is needed)",
 }
 EXAMPLES = """examples:
@@ -57,6 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             from r3p.parity.command import main as parity
 
             return parity(arguments[1:])
+        if command == "eval":
+            from r3p.evaluate.command import main as evaluate
+
+            return evaluate(arguments[1:])
+        if command == "doctor":
+            from r3p.doctor import main as doctor
+
+            return doctor(arguments[1:])
         from r3p.assets.fetch import main as fetch
 
         fetch(arguments[1:])
