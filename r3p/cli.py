@@ -1,4 +1,4 @@
-"""The front door: `r3p demo | talk | train | convert | parity | assets`. Bad input ends in a sentence and status 2."""
+"""The front door: `r3p COMMAND`, see `COMMANDS`. Bad input ends in a sentence and status 2."""
 
 import argparse
 import sys
@@ -10,6 +10,7 @@ from r3p.errors import InputError
 COMMANDS = {
     "demo": "a talking video of a public-domain portrait: the first thing to run",
     "talk": "a portrait and speech, or a driving video, to a talking video",
+    "data": "check shards, or show what is in them",
     "train": "train one stage",
     "convert": "an official checkpoint to weights of r3p, and back",
     "parity": "the networks against recorded runs of the official code",
@@ -45,6 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from r3p.talk import talk
 
             return talk(arguments[1:])
+        if command == "data":
+            from data_pipelines.shards_check import main as data
+
+            return data(arguments[1:])
         if command == "train":
             from r3p.train import main as train
 
