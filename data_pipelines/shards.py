@@ -144,12 +144,12 @@ class _Open:
     part: Path
     writer: Any
     records: int = 0
-    bytes: int = 0
+    size: int = 0
 
     def write(self, record: bytes) -> None:
         self.writer.write(record)
         self.records += 1
-        self.bytes += len(record)
+        self.size += len(record)
 
 
 @dataclass
@@ -196,13 +196,17 @@ class ShardWriter:
         first = self._files["frames"].records
         for record in frames:
             self._files["frames"].write(record)
-        place = {"first": first, "frames": self._files["frames"].records - first, "clip": len(self._clips)}
+        place: dict[str, int | None] = {
+            "first": first,
+            "frames": self._files["frames"].records - first,
+            "clip": len(self._clips),
+        }
         self._files["clips"].write(shared)
         place["motion"] = None if motion is None else self._files["motion"].records
         if motion is not None:
             self._files["motion"].write(motion)
         self._clips.append(dict(clip) | place)
-        return self.close_group() if self._files["frames"].bytes >= self.group_bytes else None
+        return self.close_group() if self._files["frames"].size >= self.group_bytes else None
 
     def _start(self, kind: str) -> _Open:
         path = self.folder / f"{kind}-{self.group:05d}.array_record"

@@ -10,6 +10,7 @@ from r3p.errors import InputError
 COMMANDS = {
     "demo": "a talking video of a public-domain portrait: the first thing to run",
     "talk": "a portrait and speech, or a driving video, to a talking video",
+    "prepare": "clips of talking people to the shards that training reads",
     "data": "check shards, or show what is in them",
     "train": "train one stage",
     "convert": "an official checkpoint to weights of r3p, and back",
@@ -46,6 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from r3p.talk import talk
 
             return talk(arguments[1:])
+        if command == "prepare":
+            from data_pipelines.prepare import main as prepare
+
+            return prepare(arguments[1:])
         if command == "data":
             from data_pipelines.shards_check import main as data
 
