@@ -19,6 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from data_pipelines.head import Head, project
+from data_pipelines.prepare import Prepared, Rejected
 from data_pipelines.shards import fields_of, pack
 from data_pipelines.sources import Source
 from data_pipelines.utterances import SHORTEST
@@ -28,18 +29,6 @@ from r3p.errors import InputError
 
 FPS = audio.FPS
 PROBE_EVERY = 12  # frames; the search for more faces is slow
-REASONS = (
-    "unreadable", "too short", "no face", "several faces", "cut", "face too small", "too blurred", "out of step",
-    "no person", "no fit", "crashed", "too slow",
-)  # fmt: skip
-
-
-class Rejected(Exception):
-    """A clip that cannot be used: one of `REASONS`, and a sentence."""
-
-    def __init__(self, reason: str, text: str):
-        super().__init__(f"{reason}: {text}")
-        self.reason, self.text = reason, text
 
 
 @dataclass(frozen=True)
@@ -78,16 +67,6 @@ class Track:
     points: np.ndarray
     face_size: float
     sharpness: float
-
-
-@dataclass
-class Prepared:
-    """A clip's packed records; `frames` computes them as they are asked for. known: provenance, without times."""
-
-    known: dict[str, Any]
-    frames: Iterator[bytes]
-    shared: bytes
-    motion: bytes | None
 
 
 class Preparer:

@@ -26,6 +26,28 @@ from data_pipelines.sources import LAYOUTS, Source, find_clips
 from r3p.errors import InputError
 
 STAGED, REPORT = ".staged", "report.json"
+REASONS = (
+    "unreadable", "too short", "no face", "several faces", "cut", "face too small", "too blurred", "out of step",
+    "no person", "no fit", "crashed", "too slow",
+)  # fmt: skip
+
+
+class Rejected(Exception):
+    """A clip that cannot be used: one of `REASONS`, and a sentence."""
+
+    def __init__(self, reason: str, text: str):
+        super().__init__(f"{reason}: {text}")
+        self.reason, self.text = reason, text
+
+
+@dataclass
+class Prepared:
+    """A clip's packed records; `frames` computes them as they are asked for. known: provenance, without times."""
+
+    known: dict[str, Any]
+    frames: Iterator[bytes]
+    shared: bytes
+    motion: bytes | None
 
 
 def staged_path(folder: Path, name: str) -> Path:
@@ -40,8 +62,6 @@ class Stager:
         self.staged, self.prepare = staged, prepare
 
     def __call__(self, source: Source) -> None:
-        from data_pipelines.clips import Rejected
-
         path = staged_path(self.staged, source.name)
         part = path.with_suffix(f".{os.getpid()}.part")
         before = dict(self.prepare.seconds) if hasattr(self.prepare, "seconds") else {}

@@ -262,6 +262,11 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     return known
 
 
+def is_shards(folder: str | Path) -> bool:
+    """Whether a folder holds shards, of whatever schema."""
+    return (Path(folder).expanduser() / METADATA).is_file()
+
+
 def read_indices(folder: Path) -> list[dict[str, Any]]:
     """The groups' indices in order."""
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("index-*.json"))]

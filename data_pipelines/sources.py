@@ -3,7 +3,7 @@
 Layouts, see `find_clips`:
 
     celebvhq     DIR/**/CLIP.mp4 for the clips of the published celebvhq_info.json
-    voxceleb2    DIR/{dev,test}/mp4/idNNNNN/VIDEO/NNNNN.mp4, and .../aac/idNNNNN/VIDEO/NNNNN.m4a where the mp4 has no sound
+    voxceleb2    DIR/{dev,test}/mp4/idNNNNN/VIDEO/NNNNN.mp4, and .../aac/.../NNNNN.m4a where that lies beside mp4
     folder       DIR/**/*.{mp4,mov,...}: a folder in DIR is a person, a clip in DIR itself too
 """
 

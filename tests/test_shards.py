@@ -2,47 +2,27 @@
 
 import pickle
 
+import made_clips
 import numpy as np
 import pytest
+from made_clips import SETTINGS, frame, utterance
 
 from data_pipelines import shards, shards_check
-from r3p import camera
 from r3p.cli import main
 from r3p.errors import InputError
 
-SETTINGS = {"size": 32, "hubert": 0, "quality": 95}
-FIELDS = shards.fields_of(32)
-
-
-def _frame(rng, t):
-    smooth = np.linspace(0, 200, 32)[:, None, None] + np.array([0, 20, 40]) + np.zeros((32, 32, 3))
-    mask = np.zeros((32, 32), np.uint8)
-    mask[8:24, 8:24] = 255
-    return {
-        "image": smooth.astype(np.uint8), "torso": smooth.astype(np.uint8), "classes": mask // 85,
-        "head_mask": mask, "person_mask": mask, "camera": camera.from_pose(rng.normal(0, 0.2, 3), np.zeros(3)),
-        **{k: rng.uniform(0, 1, 64) for k in ("expression", "before_expression", "after_expression")},
-        "euler": np.zeros(3), "trans": np.zeros(3), "keypoints": rng.uniform(-1, 1, (68, 2)),
-        "landmarks": np.full((478, 2), np.nan), "error": np.float32(np.nan), "time": np.float32(t / 25),
-    }  # fmt: skip
-
-
-def _utterance(rng, t):
-    return {
-        "sound": rng.integers(-9999, 9999, 640 * t), "mel": rng.uniform(-4, 4, (2 * t, 80)),
-        "pitch": np.full(2 * t, 99),
-        "identity": np.zeros(80), "expression": rng.uniform(0, 1, (t, 64)), "euler": np.zeros((t, 3)),
-        "trans": np.zeros((t, 3)), "blink": np.zeros(t), "amplitude": np.float32(0.3),
-    }  # fmt: skip
+FIELDS = made_clips.FIELDS
 
 
 def _add(writer, name, t, person="p", split="train", sound=True):
     rng = np.random.default_rng(len(name))
-    frames = [shards.pack(_frame(rng, k), FIELDS["frames"]) for k in range(t)]
-    shared = {"background": np.full((32, 32, 3), 90, np.uint8), "identity": np.arange(80) / 10}
-    spoken = shards.pack(_utterance(rng, t), FIELDS["motion"]) if sound else None
+    frames = [shards.pack(frame(rng, k), FIELDS["frames"]) for k in range(t)]
+    spoken = shards.pack(utterance(rng, t), FIELDS["motion"]) if sound else None
     return writer.add(
-        {"name": name, "person": person, "split": split}, frames, shards.pack(shared, FIELDS["clips"]), spoken
+        {"name": name, "person": person, "split": split},
+        frames,
+        shards.pack(made_clips.shared(), FIELDS["clips"]),
+        spoken,
     )
 
 
@@ -60,7 +40,7 @@ def test_what_goes_in_comes_out(folder):
     assert [c.name for c in data.clips] == ["a", "bb"]
     assert [c.name for c in shards.Shards(folder, "test").clips] == ["ccc"]
     rng = np.random.default_rng(2)
-    expected = [_frame(rng, k) for k in range(5)][4]
+    expected = [frame(rng, k) for k in range(5)][4]
     found = pickle.loads(pickle.dumps(data)).frame(data.clips[1], 4)
     assert list(found) == list(FIELDS["frames"])
     for key, value in expected.items():
@@ -107,7 +87,7 @@ def test_check_finds_damage(folder, capsys):
     assert list(shards_check.check(folder)) == ["motion-00000.array_record is missing"]
     path.write_bytes(good)
     writer = shards.ShardWriter(folder, SETTINGS)
-    bad = _utterance(np.random.default_rng(0), 4) | {"pitch": np.full(8, np.nan), "mel": np.zeros((6, 80))}
+    bad = utterance(np.random.default_rng(0), 4) | {"pitch": np.full(8, np.nan), "mel": np.zeros((6, 80))}
     shared = shards.pack({"background": np.zeros((32, 32, 3), np.uint8), "identity": np.full(80, 99)}, FIELDS["clips"])
     writer.add({"name": "e", "person": "p", "split": "train"}, [], shared, shards.pack(bad, FIELDS["motion"]))
     writer.close()
