@@ -105,7 +105,7 @@ class Preparer:
                 info = video.probe(source.video)
                 track = self._track(source)
             except InputError as error:
-                raise Rejected("unreadable", str(error)) from None
+                raise Rejected("unreadable", str(error).replace(str(source.video), source.video.name)) from None
         frames, found = len(track.points), np.isfinite(track.points).all((1, 2))
         reference = np.median(track.points[found], 0)
         first = next(iter(video.read_frames(source.video, FPS, 1)))
@@ -260,7 +260,7 @@ class Preparer:
                 warnings.simplefilter("always")
                 wave = audio.load(path)
         except InputError as error:
-            return None, [f"no sound: {error}"]
+            return None, [f"no sound: {str(error).replace(str(path), path.name)}"]
         shift = _start_of_sound(path) if own else 0.0
         ends = shift + len(wave) / audio.RATE - frames / FPS
         if abs(shift) > limits.away or abs(ends) > limits.away:
@@ -268,7 +268,7 @@ class Preparer:
         lead = round(shift * audio.RATE)
         wave = np.pad(wave, (lead, 0)) if lead > 0 else wave[-lead:]
         # The last feature frame's window ends a little after the last picture.
-        return audio.fit_length(wave, 2 * frames), [str(w.message).split(": ", 1)[0] for w in caught]
+        return audio.fit_length(wave, 2 * frames), [str(w.message).replace(str(path), path.name) for w in caught]
 
     def _motion(self, sound: np.ndarray, fitted: fit.Fit) -> bytes:
         values = {

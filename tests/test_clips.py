@@ -1,12 +1,14 @@
-"""Real files through the preparation: each unusable clip ends with a reason. Talking people with true poses (slow)."""
+"""Real files through the preparation: each unusable clip ends with a reason. One clip goes the whole way."""
 
 import cv2
 import numpy as np
 import pytest
 
-from data_pipelines import clips
+from data_pipelines import clips, prepare
 from data_pipelines.prepare import Rejected
-from data_pipelines.sources import Source
+from data_pipelines.shards import Shards
+from data_pipelines.shards_check import check, show
+from data_pipelines.sources import Source, find_clips
 from r3p import video
 from r3p.photo import load_image
 
@@ -72,3 +74,35 @@ def test_sound_is_brought_to_the_pictures(preparer, portrait, tmp_path):
         preparer._sound(source, 60)
     mute = _film(tmp_path / "mute.mp4", [portrait] * 2)
     assert preparer._sound(Source("mute.mp4", mute, "p", "train"), 2) == (None, ["no sound"])
+
+
+def test_a_clip_becomes_shards(portrait, tmp_path):
+    """The whole way, as short as sound can be: six frames that move a little, with sound."""
+    moved = [np.roll(portrait, k, 1) for k in range(6)]
+    tone = np.sin(np.arange(6 * 640) * 0.05).astype(np.float32) * 0.3
+    _film(tmp_path / "in" / "nasa" / "é 1.mp4", moved, tone)
+    settings = clips.Settings(size=64, limits=clips.Limits(shortest=6))
+    sources, missing = find_clips(tmp_path / "in", split="train")
+    out = tmp_path / "out"
+    counts = prepare.prepare(
+        sources, missing, out, {"size": 64, "hubert": 0}, prepare.make_stager, (settings,), processes=0
+    )
+    assert counts == {"accepted": 1}, (out / prepare.REPORT).read_text()
+    assert list(check(out)) == []
+    data = Shards(out)
+    (clip,) = data.clips
+    assert clip.frames == 6 and clip.known["person"] == "nasa" and clip.known["notes"] == []
+    first, last = data.frame(clip, 0), data.frame(clip, 5)
+    # The head's fit lies on the landmarks, and moves as the picture does: a pixel of 192 to the right a frame.
+    assert first["error"] * 512 < 8
+    shift = (last["keypoints"] - first["keypoints"])[:, 0].mean() / 2  # image widths
+    side = clip.known["crop"][2]
+    assert 1.5 < shift * side < 10
+    assert set(np.unique(first["classes"])) >= {0, 1, 3} and first["head_mask"].max() == 255
+    assert (first["head_mask"][first["classes"] == 0] < 128).mean() > 0.9
+    spoken = data.motion(clip)
+    assert spoken["mel"].shape == (12, 80) and spoken["expression"].shape == (6, 64)
+    np.testing.assert_array_equal(spoken["expression"][1], first["after_expression"])
+    assert show(out, count=1, height=32).shape == (32, 256, 3)
+    milliseconds = prepare.Report(out).seconds
+    assert set(milliseconds) == {"track", "fit", "speech", "background", "layers", "pack"}
