@@ -116,9 +116,9 @@ class Preparer:
                 fitted = fit.fit_video(self._model, points)
             except (InputError, np.linalg.LinAlgError) as error:
                 raise Rejected("no fit", str(error)) from None
-        error = float(np.nanmean(fitted.error))
-        if error > limits.error:
-            raise Rejected("no fit", f"the head misses the landmarks by {error:.3f} widths, at most {limits.error}")
+        miss = float(np.nanmean(fitted.error))
+        if miss > limits.error:
+            raise Rejected("no fit", f"the head misses the landmarks by {miss:.3f} widths, at most {limits.error}")
         sound, notes = self._sound(source, frames)
         motion = None
         if sound is not None:
@@ -132,7 +132,7 @@ class Preparer:
             "file": {"bytes": source.video.stat().st_size, "size": [info.width, info.height], "fps": info.fps,
                      "rotation": info.rotation},
             "crop": [round(v, 2) for v in (x0, y0, side)], "unseen": int((~found).sum()),
-            "fit_error": round(error, 6), "sharpness": round(track.sharpness, 2), "notes": notes,
+            "fit_error": round(miss, 6), "sharpness": round(track.sharpness, 2), "notes": notes,
         }  # fmt: skip
         shared = {"background": background, "identity": fitted.identity}
         layers = self._frames(source, track.points, reference, matrix, fitted, background)
@@ -240,7 +240,7 @@ class Preparer:
                         "expression": fitted.expression[t], "before_expression": fitted.expression[max(t - 1, 0)],
                         "after_expression": fitted.expression[min(t + 1, last)], "euler": euler, "trans": trans,
                         "camera": camera.from_pose(euler, trans), "keypoints": keypoints,
-                        "landmarks": in_crop[t, :, :2] / size, "error": fitted.error[t],
+                        "landmarks": in_crop[t, :, :2] / size, "error": np.asarray(fitted.error[t]),
                         "time": np.float32(t / FPS),
                     },
                     self.fields["frames"], self.settings.quality,
@@ -323,7 +323,7 @@ def _start_of_sound(path: Path) -> float:
     """Seconds from the first picture to the first sound of a file."""
     with av.open(str(path)) as container:
         starts = [
-            float(s.start_time * s.time_base) if s.start_time is not None else 0.0
+            float(s.start_time * s.time_base) if s.start_time is not None and s.time_base is not None else 0.0
             for s in (container.streams.audio[0], container.streams.video[0])
         ]
     return starts[0] - starts[1]
