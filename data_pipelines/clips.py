@@ -241,7 +241,7 @@ class Preparer:
                         "after_expression": fitted.expression[min(t + 1, last)], "euler": euler, "trans": trans,
                         "camera": camera.from_pose(euler, trans), "keypoints": keypoints,
                         "landmarks": in_crop[t, :, :2] / size, "error": np.asarray(fitted.error[t]),
-                        "time": np.float32(t / FPS),
+                        "time": np.asarray(t / FPS, np.float32),
                     },
                     self.fields["frames"], self.settings.quality,
                 )  # fmt: skip
