@@ -32,9 +32,11 @@ import grain
 import numpy as np
 
 from data_pipelines.ahead import draw_ahead
+from data_pipelines.clip_pairs import ClipPairs
 from data_pipelines.head import Head, draw_pncc
 from data_pipelines.people_shards import PeopleShards
 from data_pipelines.puppets import Puppets
+from data_pipelines.shards import is_shards
 from r3p.errors import InputError
 
 KEYS = (
@@ -101,13 +103,24 @@ class DrawnPuppets:
 
 
 def examples(kind: str, *, folder: str, seed: int, size: int, pncc_size: int) -> Examples:
-    """`people` and `puppets` drawn on the fly, or `shards` of people from a folder. Raises InputError for another."""
+    """`people` and `puppets` drawn on the fly, or `shards` of a folder. Raises InputError for another.
+
+    Shards are those of clips that `r3p prepare` wrote, or of synthetic people (`data_pipelines.people_shards`).
+    """
     if kind == "people":
         return DrawnPeople(seed, size, pncc_size)
     if kind == "puppets":
         return DrawnPuppets(seed, size, pncc_size)
     if kind != "shards":
         raise InputError(f"data.source is {kind!r}: choose people, puppets or shards")
+    if is_shards(folder):
+        pairs = ClipPairs(folder, seed, pncc_size)
+        if pairs.size != size:
+            raise InputError(
+                f"{folder} holds images of {pairs.size} pixels, the config wants {size}: set data.size, or run r3p "
+                f"prepare with --size {size}"
+            )
+        return pairs
     shards = PeopleShards(folder)
     held = shards.header["size"], shards.header["pncc_size"]
     if held != (size, pncc_size):

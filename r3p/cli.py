@@ -1,6 +1,4 @@
-"""The front door: `r3p demo | talk | train | convert | parity | eval | doctor | assets`.
-
-Bad input ends in a sentence and status 2."""
+"""The front door: `r3p COMMAND`, see `COMMANDS`. Bad input ends in a sentence and status 2."""
 
 import argparse
 import sys
@@ -12,6 +10,8 @@ from r3p.errors import InputError
 COMMANDS = {
     "demo": "a talking video of a public-domain portrait: the first thing to run",
     "talk": "a portrait and speech, or a driving video, to a talking video",
+    "prepare": "clips of talking people to the shards that training reads",
+    "data": "check shards, or show what is in them",
     "train": "train one stage",
     "convert": "an official checkpoint to weights of r3p, and back",
     "parity": "the networks against recorded runs of the official code",
@@ -49,6 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             from r3p.talk import talk
 
             return talk(arguments[1:])
+        if command == "prepare":
+            from data_pipelines.prepare import main as prepare
+
+            return prepare(arguments[1:])
+        if command == "data":
+            from data_pipelines.shards_check import main as data
+
+            return data(arguments[1:])
         if command == "train":
             from r3p.train import main as train
 
