@@ -1,4 +1,4 @@
-"""The front door: `r3p demo | talk | train | convert | parity | assets`. Bad input ends in a sentence and status 2."""
+"""The front door: `r3p demo | talk | train | plan | convert | parity | assets`. Bad input ends in a sentence and status 2."""
 
 import argparse
 import sys
@@ -11,6 +11,7 @@ COMMANDS = {
     "demo": "a talking video of a public-domain portrait: the first thing to run",
     "talk": "a portrait and speech, or a driving video, to a talking video",
     "train": "train one stage",
+    "plan": "whether a training step fits a pod, and what bounds its speed, without the pod",
     "convert": "an official checkpoint to weights of r3p, and back",
     "parity": "the networks against recorded runs of the official code",
     "assets": "fetch the face models (once; after that no network is needed)",
@@ -49,6 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from r3p.train import main as train
 
             return train(arguments[1:])
+        if command == "plan":
+            from r3p.plan import main as plan
+
+            return plan(arguments[1:])
         if command == "convert":
             from r3p.exchange import main as convert
 

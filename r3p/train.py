@@ -71,24 +71,34 @@ def load_stage(config: ConfigDict) -> Stage:
     return importlib.import_module(name).make(config)
 
 
+def trace_step(
+    stage: Stage, config: ConfigDict, shardings: Any, mesh: Any, state: TrainState, batch: Batch
+) -> tuple[Any, list[str]]:
+    """The training step, traced for the devices of `mesh`, and the names of its metrics.
+
+    state, batch: arrays, or their shapes with shardings.
+    """
+    names: list[str] = []
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
+        rng = jax.random.fold_in(_key(config), state.step)  # from the seed and the step alone
+        state, values = stage.step(state, batch, rng)
+        names[:] = sorted(values)
+        # A gradient can overflow where the loss does not; then the fault is this batch's, not the next one's.
+        good = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(state.params)]).all()
+        vector = [jnp.asarray(values[name], jnp.float32) for name in names]
+        return state, jnp.stack([*vector, jnp.where(good, 0.0, jnp.nan)])
+
+    # Batches are not donated: no output has their shape.
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
+    return jitted.trace(state, batch), names
+
+
 class Step:
     """The compiled training step, and what it costs."""
 
     def __init__(self, stage: Stage, config: ConfigDict, shardings: Any, mesh: Any, state: TrainState, batch: Batch):
-        self.names: list[str] = []
-
-        def step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
-            rng = jax.random.fold_in(_key(config), state.step)  # from the seed and the step alone
-            state, values = stage.step(state, batch, rng)
-            self.names = sorted(values)
-            # A gradient can overflow where the loss does not; then the fault is this batch's, not the next one's.
-            good = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(state.params)]).all()
-            vector = [jnp.asarray(values[name], jnp.float32) for name in self.names]
-            return state, jnp.stack([*vector, jnp.where(good, 0.0, jnp.nan)])
-
-        # Batches are not donated: no output has their shape.
-        jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
-        traced = jitted.trace(state, batch)
+        traced, self.names = trace_step(stage, config, shardings, mesh, state, batch)
         self.flops = flops.count(traced.jaxpr)
         self._compiled = traced.lower().compile()
 
@@ -114,7 +124,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> TrainState:
     stage = load_stage(config)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.batch_size, mesh, config.accumulate)
-    _check_options(stage, config)
+    check_options(stage, config)
     workdir.mkdir(parents=True, exist_ok=True)
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
@@ -219,7 +229,8 @@ def _key(config: ConfigDict) -> jax.Array:
     return jax.random.key(config.seed, impl=config.random)
 
 
-def _check_options(stage: Stage, config: ConfigDict) -> None:
+def check_options(stage: Stage, config: ConfigDict) -> None:
+    """Raises InputError for options that no stage has, or that this one has not."""
     compute_dtype(config)
     if config.random not in ("rbg", "threefry2x32"):
         raise InputError(f"random is {config.random!r}: choose rbg or threefry2x32")

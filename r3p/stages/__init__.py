@@ -28,6 +28,8 @@ class Stage:
         optimiser state.
       evaluate: `(state, batch) -> metrics` of the averaged model, without any randomness, traceable; or None.
       held_out: `() -> host batches` to evaluate on, the same every time, as `batches` shares them among processes.
+      example: `() -> {name: array}`, a row of a batch whose shapes and types alone count (the largest, where batches
+        differ in shape): for planning without data. None = `batches` tells.
       accumulates: whether `step` honours `config.accumulate` and `config.remat` (through `r3p.state.gradients`).
       half: whether its models compute in `config.dtype` (through `r3p.state.compute_dtype`).
     """
@@ -38,6 +40,7 @@ class Stage:
     preview: Callable[[TrainState, Batch], dict[str, np.ndarray]] | None = None
     evaluate: Callable[[TrainState, Batch], dict[str, Any]] | None = None
     held_out: Callable[[], Iterable[Batch]] | None = None
+    example: Callable[[], Batch] | None = None
     accumulates: bool = False
     half: bool = False
 
