@@ -48,6 +48,35 @@ CHIPS = {
 }  # fmt: skip
 A_MACHINE = 8  # GPUs
 
+# The same of the H100 as XLA's compiler wants to know it, which asks the device where there is one: NVIDIA's H100 data
+# sheet and the CUDA programming guide's table of compute capability 9.0.
+H100 = """
+platform_name: "CUDA"
+device_description_str: "NVIDIA H100 80GB HBM3"
+dnn_version_info { major: 9 minor: 7 }
+runtime_version { major: 12 minor: 8 patch: 0 }
+gpu_device_info {
+  cuda_compute_capability { major: 9 }
+  core_count: 132
+  fpus_per_core: 128
+  clock_rate_ghz: 1.98
+  memory_bandwidth: 3350000000000
+  device_memory_size: 84929347584
+  l2_cache_size: 52428800
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+  shared_memory_per_core: 233472
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  threads_per_warp: 32
+  threads_per_core_limit: 2048
+  threads_per_block_limit: 1024
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+}
+"""
+
 # Chips to the torus that a slice of so many is.
 _SHAPES = {
     2: {n: (2 ** (k // 2), 2 ** (k - k // 2)) for k, n in enumerate((1, 2, 4, 8, 16, 32, 64, 128, 256)) if k > 1},

@@ -1,4 +1,7 @@
-"""The front door: `r3p demo | talk | train | plan | convert | parity | assets`. Bad input ends in a sentence and status 2."""
+"""The front door: `r3p demo | talk | train | plan | convert | parity | assets`.
+
+Bad input ends in a sentence and status 2.
+"""
 
 import argparse
 import sys

@@ -2,7 +2,7 @@
 
 The very step of `r3p.train` is compiled ahead of time for the pod's chips, by their own compiler; nothing is run, and
 no data or weights are needed: zeros stand in for files. Memory and collectives are the compiler's; FLOPs are counted in
-the traced step, traffic in the compiled one; times come from the chips' published peaks and are what no step goes below.
+the traced step, traffic in the compiled one. Times follow from the chips' published peaks: the least a step takes.
 """
 
 import argparse
@@ -103,9 +103,7 @@ def devices(topology: chips.Topology) -> list[Any]:
     platform = topology.chip.platform
     module = "libtpu" if platform == "tpu" else "jax_cuda13_plugin"
     if importlib.util.find_spec(module) is None:
-        raise InputError(
-            f"the compiler for {topology.chip.name} ({module}) is not installed: run {_command(platform)}"
-        )
+        raise InputError(f"the compiler for {topology.chip.name} ({module}) is not installed: run {_command(platform)}")
     options: dict[str, Any] = {}
     if platform == "tpu":
         # No machine of Google's is asked what it is, and others may plan at the same time.
@@ -116,7 +114,7 @@ def devices(topology: chips.Topology) -> list[Any]:
         name = f"{topology.name.partition('-')[0]}:{topology.shape}"
     else:
         name = "h100"
-        options = {"topology": topology.shape, "target_config": (Path(__file__).parent / "h100.textproto").read_text()}
+        options = {"topology": topology.shape, "target_config": chips.H100}
     try:
         found = topologies.get_topology_desc(name, platform=platform, **options).devices
     except (RuntimeError, ValueError, NotImplementedError) as error:
@@ -320,7 +318,8 @@ def _search(start: Plan, config: ConfigDict, topology: chips.Topology, found: li
         if wanted:
             points = sorted({p[0]: p for p in [*points, (guess, wanted)]}.values())
             points = [p for p in points if p[0] <= guess][-2:] if len(points) > 2 else points
-    start.largest, start.refused = good, bad
+    if tries:
+        start.largest, start.refused = good, bad
 
 
 # ------------------------------------------------------------------------------------------------ words
@@ -332,10 +331,10 @@ def report(plan: Plan) -> str:
     """What people read."""
     mesh = " x ".join(f"{k} {v}" for k, v in plan.mesh.items())
     memory, seconds = plan.memory, plan.seconds
-    slowest = max(seconds.values())
+    slowest, examples = max(seconds.values()), plan.per_chip * plan.chips
     lines = [
         f"{plan.config} on {plan.topology}: {plan.chips} {plan.chip}, mesh {mesh}",
-        f"  compiled in {plan.compiling:.0f} s for {plan.per_chip} examples a chip, {plan.per_chip * plan.chips} a step",
+        f"  compiled in {plan.compiling:.0f} s for {plan.per_chip} examples a chip, {examples} a step",
     ]
     if plan.stand_ins:
         lines.append(f"  zeros stand in for {', '.join(plan.stand_ins)}, which are not at hand")
@@ -351,7 +350,7 @@ def report(plan: Plan) -> str:
     lines += [
         "  roofline  " + ", ".join(f"{k} {v * 1e3:.3g} ms" for k, v in seconds.items()),
         f"  a step takes {slowest * 1e3:.3g} ms at least (bound by {plan.bound}): at most "
-        f"{plan.per_chip * plan.chips / slowest:.4g} examples/s, {100 * seconds['compute'] / slowest:.0f} % of the peak",
+        f"{examples / slowest:.4g} examples/s, {100 * seconds['compute'] / slowest:.0f} % of the peak",
     ]
     if plan.gathers:
         total = sum(g["bytes"] for g in plan.gathers)
@@ -376,9 +375,9 @@ def main(argv: list[str] | None = None) -> int:
         epilog="example: r3p plan --config configs/torso.py:full --topology v5e-16",
     )
     parser.add_argument("--config", required=True, help="configs/STAGE.py:MODE")
-    parser.add_argument("--topology", required=True, help=f"NAME-N of {', '.join(chips.CHIPS)}: v5e-16, v5p-128, h100-8")
+    parser.add_argument("--topology", required=True, help=f"NAME-N, of {', '.join(chips.CHIPS)}: v5e-16, v5p-128")
     parser.add_argument("--batch", type=int, metavar="N", help="examples a chip; default: the config's batch, shared")
-    parser.add_argument("--tries", type=int, default=4, metavar="N", help="compilations to find the largest batch, 0: none")
+    parser.add_argument("--tries", type=int, default=4, metavar="N", help="compilations to find the largest batch")
     parser.add_argument("--json", metavar="FILE", help="everything as JSON, too")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a config field")
     args = parser.parse_args(argv)
