@@ -78,7 +78,7 @@ gpu_device_info {
 """
 
 # Chips to the torus that a slice of so many is.
-_SHAPES = {
+_SHAPES: dict[int, dict[int, tuple[int, ...]]] = {
     2: {n: (2 ** (k // 2), 2 ** (k - k // 2)) for k, n in enumerate((1, 2, 4, 8, 16, 32, 64, 128, 256)) if k > 1},
     3: {
         4: (2, 2, 1), 8: (2, 2, 2), 16: (2, 2, 4), 32: (2, 4, 4), 64: (4, 4, 4), 128: (4, 4, 8), 256: (4, 8, 8),
