@@ -11,6 +11,7 @@ from toys import stage as toy
 
 from r3p import chips, cli, hlo, plan, sharding
 from r3p.errors import InputError
+from r3p.stages.absent import stand_in
 from r3p.train import load_config, load_stage
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
@@ -163,6 +164,17 @@ def test_the_search_ends_between_what_fits_and_what_does_not(monkeypatch):
     assert start.refused == start.largest + 1
     assert 1000 + 90 * start.largest + start.largest**1.2 <= 3000
     assert len(tried) <= 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["img2plane", "motion2plane", "torso", "syncnet", "audio2motion"])
+def test_a_full_config_is_planned_without_files(name, tmp_path):
+    config = load_config(f"configs/{name}.py:full", [])
+    assert stand_in(config, tmp_path)
+    stage = load_stage(config)
+    shapes = jax.eval_shape(stage.init, jax.random.key(0, impl="rbg"))
+    assert sum(x.size for x in jax.tree.leaves(shapes.params)) > 1e7
+    assert "example" in stage.example()
 
 
 @needs_libtpu
