@@ -312,12 +312,10 @@ def _search(start: Plan, config: ConfigDict, topology: chips.Topology, found: li
             tried = plan_step(config, topology, found, guess)
             wanted, fits = tried.memory["total"], tried.fits
         except DoesNotFitError as error:
-            wanted, fits = error.wanted or 0.0, False
-        print(f"  {guess} a chip: {_gib(wanted) if wanted else 'more than there is'}", file=sys.stderr, flush=True)
+            wanted, fits = error.wanted or 1.1 * start.capacity, False
+        print(f"  {guess} a chip: {_gib(wanted)}{'' if fits else ', too much'}", file=sys.stderr, flush=True)
         good, bad = (guess, bad) if fits else (good, guess)
-        if wanted:
-            points = sorted({p[0]: p for p in [*points, (guess, wanted)]}.values())
-            points = [p for p in points if p[0] <= guess][-2:] if len(points) > 2 else points
+        points = [p for p in sorted([*points, (guess, wanted)]) if p[0] <= guess][-2:]
     if tries:
         start.largest, start.refused = good, bad
 

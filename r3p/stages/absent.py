@@ -26,11 +26,11 @@ def _perceptual() -> tuple[Tree, dict[str, Any]]:
 
 
 def _eg3d() -> tuple[Tree, dict[str, Any]]:
-    from r3p.models.eg3d import EG3D
-    from r3p.parity.networks import PUBLISHED
+    from r3p.models.eg3d import EG3D, PUBLISHED
 
     camera = jnp.zeros((1, 25))
-    return _zeros(EG3D(**PUBLISHED).init, jnp.zeros((1, 512)), camera, camera), {"kind": "eg3d", "fields": PUBLISHED}
+    trees = _zeros(EG3D(**PUBLISHED).init, jnp.zeros((1, 512)), camera, camera)
+    return trees, {"kind": "eg3d", "fields": dict(PUBLISHED)}
 
 
 def _syncnet(config: ConfigDict) -> tuple[Tree, dict[str, Any]]:
