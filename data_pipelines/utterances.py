@@ -56,7 +56,7 @@ def like(frames: int, features: int, identity: int, expression: int) -> dict[str
         identity=np.zeros(identity, np.float32),
         expression=np.zeros((frames, expression), np.float32),
         blink=np.zeros(frames, np.uint8),
-        amplitude=np.float32(0),
+        amplitude=np.zeros((), np.float32),
     )
 
 
