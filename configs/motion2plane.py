@@ -85,7 +85,7 @@ def get_config(mode: str = "full") -> ConfigDict:
         config.density_points = 64
         config.pace = 200
         config.decoder_start, config.superres_start, config.img2plane_stop = 200, 400, 1_000_000
-        config.img2plane_factor = 50.0  # without a start image-to-plane has everything to learn
+        config.img2plane_factor = 2.0
         config.learning_rate = 2e-3
         config.rate_factors.update(decoder=4.0, superres=4.0)
         config.average_decay = 0.9

@@ -195,7 +195,7 @@ def add_motion(
         person = (identity + rng.normal(0, NOISE, identity.shape)).astype(np.float32)
         moved = (base + rng.normal(0, NOISE, base.shape)).astype(np.float32)
         out["pncc_perturbed"] = draw_pncc(head, head.vertices(person, moved), pncc_size)
-        out["perturbed_source"] = np.uint8(of_source)
+        out["perturbed_source"] = np.array(of_source, np.uint8)
     if BLINKED[0] in keys:
         of_source = rng.random() < SOURCE_SHARE
         base = (example["source_expression"] if of_source else expression).copy()
@@ -205,7 +205,7 @@ def add_motion(
         for closure in (low, (low + high) / 2, high):
             base[lids] = closure
             maps.append(draw(base))
-        out |= {"pncc_blink": np.stack(maps), "blinked_source": np.uint8(of_source)}
+        out |= {"pncc_blink": np.stack(maps), "blinked_source": np.array(of_source, np.uint8)}
     return out
 
 
@@ -232,7 +232,9 @@ class Frames:
         example = add_motion(
             example, rng, self._head, self.pncc_size, self.keys, extrapolated=self.extrapolated
         )  # fmt: skip
-        return {k: example[k] for k in self.keys if k != "example"} | {"example": np.uint32(int(index) % 2**32)}
+        return {k: example[k] for k in self.keys if k != "example"} | {
+            "example": np.array(int(index) % 2**32, np.uint32)
+        }
 
     def __repr__(self) -> str:
         return f"Frames({self.source!r}, {self.seed}, {self.keys})"

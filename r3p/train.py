@@ -11,7 +11,7 @@ import importlib.util
 import json
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,33 @@ class Step:
         return dict(zip([*self.names, "parameters"], np.asarray(values).tolist(), strict=True))
 
 
+class Watch:
+    """Looks at a step while the next one computes: logs it, and ends the run when something is not finite."""
+
+    def __init__(self, step: Step, config: ConfigDict, workdir: Path, writer: metrics.Writer, checkpoints: Checkpoints):
+        self._step, self._config, self._workdir = step, config, workdir
+        self._writer, self._checkpoints = writer, checkpoints
+        self.meter = metrics.Meter(config.batch_size, step.flops, jax.device_count())
+        self._held: tuple[int, jax.Array, Batch] | None = None
+
+    def hold(self, done: int, values: jax.Array, batch: Batch) -> None:
+        """Keeps the metrics of a step that may still be computing."""
+        self._held = done, values, batch
+
+    def look(self) -> None:
+        """Waits for the step that is held."""
+        if self._held is None:
+            return
+        done, vector, batch = self._held
+        self._held = None
+        values = self._step.read(vector)
+        _check_finite(values, done, batch, self._workdir, self._checkpoints)
+        del values["parameters"]
+        self.meter.add(values)
+        if done % self._config.log_every == 0 or done == self._config.steps:
+            self._writer.row(done, self.meter.row())
+
+
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> TrainState:
     """Trains `config.stage` for `config.steps` steps under `workdir`, or goes on where an earlier run stopped.
 
@@ -125,104 +152,77 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> TrainState:
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.batch_size, mesh, config.accumulate)
     check_options(stage, config)
+    shapes = jax.eval_shape(stage.init, _key(config))
+    shardings = sharding.shard_state(shapes, mesh, config.sharding_rules, config.fsdp_least)
     workdir.mkdir(parents=True, exist_ok=True)
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
     if sharding.is_main():
         (workdir / "config.json").write_text(config.to_json(indent=1))
-    rng = _key(config)
-    shapes = jax.eval_shape(stage.init, rng)
-    shardings = sharding.shard_state(shapes, mesh, config.sharding_rules, config.fsdp_least)
-    with ExitStack() as stack:
+
+    with ExitStack() as stack:  # what is opened here is closed, whatever happens
+        checkpoints = stack.enter_context(closing(_checkpoints(config, workdir)))
         writer = stack.enter_context(closing(metrics.Writer(workdir if sharding.is_main() else None)))
-        checkpoints = stack.enter_context(
-            closing(
-                Checkpoints(
-                    workdir / "checkpoints",
-                    every=config.checkpoint_every,
-                    keep=config.checkpoints_kept,
-                    keep_every=config.checkpoints_kept_every,
-                )
-            )
-        )
-        stack.enter_context(sharding.using(mesh))
         preemption = stack.enter_context(sharding.Preemption())
+        stack.enter_context(sharding.using(mesh))
+
         writer.say(sharding.describe(shapes, shardings))
         if checkpoints.latest() is None:
-            state = jax.jit(stage.init, out_shardings=shardings)(rng)
+            state = jax.jit(stage.init, out_shardings=shardings)(_key(config))
         else:
-            state = checkpoints.restore(
-                jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-            )
+            state = checkpoints.restore(jax.tree.map(_with_sharding, shapes, shardings))
             writer.say(f"resumed from step {int(state.step)}")
         first = int(state.step)
         if first >= config.steps:
             return state
+
         batches = read_ahead(_placed(stage.batches(first), mesh, config), config.read_ahead)
         stack.enter_context(closing(batches))
-        return _loop(config, workdir, stage, mesh, shardings, checkpoints, preemption, writer, state, batches)
+        host, batch = next(batches)
+        writer.say("compiling the training step ...")
+        started = time.monotonic()
+        step = Step(stage, config, shardings, mesh, state, batch)
+        writer.say(f"compiling done in {time.monotonic() - started:.1f} s: {step.flops / 1e9:.4g} GFLOP a step")
+        evaluate = jax.jit(stage.evaluate, out_shardings=sharding.replicated(mesh)) if stage.evaluate else None
+        watch = Watch(step, config, workdir, writer, checkpoints)
 
-
-def _loop(
-    config: ConfigDict,
-    workdir: Path,
-    stage: Stage,
-    mesh: Any,
-    shardings: Any,
-    checkpoints: Checkpoints,
-    preemption: sharding.Preemption,
-    writer: metrics.Writer,
-    state: TrainState,
-    batches: Generator[tuple[Batch, Batch], None, None],
-) -> TrainState:
-    """From `state.step` to the end: batch, step, look at the step before, checkpoint, evaluate, show."""
-    first = int(state.step)
-    host, batch = next(batches)
-    writer.say("compiling the training step ...")
-    started = time.monotonic()
-    step_fn = Step(stage, config, shardings, mesh, state, batch)
-    writer.say(f"compiling done in {time.monotonic() - started:.1f} s: {step_fn.flops / 1e9:.4g} GFLOP a step")
-    evaluate = jax.jit(stage.evaluate, out_shardings=sharding.replicated(mesh)) if stage.evaluate else None
-    meter = metrics.Meter(config.batch_size, step_fn.flops, jax.device_count())
-    pending: tuple[int, jax.Array, Batch] | None = None
-
-    def look() -> None:
-        """Reads the metrics of the pending step, which may still be computing."""
-        nonlocal pending
-        if pending is None:
-            return
-        done, values, seen = pending
-        pending = None
-        read = step_fn.read(values)
-        _check_finite(read, done, seen, workdir, checkpoints)
-        read.pop("parameters")
-        meter.add(read)
-        if done % config.log_every == 0 or done == config.steps:
-            writer.row(done, meter.row())
-
-    for done in range(first + 1, config.steps + 1):
-        if done > first + 1:
-            host, batch = meter.wait(batches)
-        state, values = step_fn(state, batch)
-        look()
-        pending = done, values, host
-        last = done == config.steps or preemption.reached(done)
-        if last or checkpoints.due(done):
-            look()  # nothing that is not finite is saved
-            checkpoints.save(done, state)
-        if evaluate and stage.held_out and (done % config.evaluate_every == 0 or done == config.steps):
-            look()
-            writer.row(done, _evaluate(evaluate, state, stage, mesh))
-            meter.start()
-        if stage.preview and (done % config.preview_every == 0 or done == config.steps):
-            look()
-            shown = sharding.on_one_device(state.replace(opt_state=()), mesh)
-            if sharding.is_main():
-                writer.pictures(done, stage.preview(shown, host))
-            meter.start()
-        if last:
-            break
+        for done in range(first + 1, config.steps + 1):
+            if done > first + 1:
+                host, batch = watch.meter.wait(batches)
+            state, values = step(state, batch)
+            watch.look()
+            watch.hold(done, values, host)
+            final = done == config.steps
+            stop = final or preemption.reached(done)
+            if stop or checkpoints.due(done):
+                watch.look()  # nothing that is not finite is saved
+                checkpoints.save(done, state)
+            if evaluate and (final or done % config.evaluate_every == 0):
+                watch.look()
+                writer.row(done, _evaluate(evaluate, state, stage, mesh))
+                watch.meter.start()
+            if stage.preview and (final or done % config.preview_every == 0):
+                watch.look()
+                shown = sharding.on_one_device(state.replace(opt_state=()), mesh)
+                if sharding.is_main():
+                    writer.pictures(done, stage.preview(shown, host))
+                watch.meter.start()
+            if stop:
+                break
     return state
+
+
+def _checkpoints(config: ConfigDict, workdir: Path) -> Checkpoints:
+    return Checkpoints(
+        workdir / "checkpoints",
+        every=config.checkpoint_every,
+        keep=config.checkpoints_kept,
+        keep_every=config.checkpoints_kept_every,
+    )
+
+
+def _with_sharding(shape: jax.ShapeDtypeStruct, where: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=where)
 
 
 def _key(config: ConfigDict) -> jax.Array:

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from official import quick_jit
 
 from configs import ablations
 
@@ -64,7 +65,7 @@ def test_rows_of_the_torso_train(row: str) -> None:
 
     config = ablations.get_config(f"{row}.torso.smoke")
     stage = torso.make(config)
-    state, step = jax.jit(stage.init)(jax.random.key(0)), jax.jit(stage.step)
+    state, step = quick_jit(stage.init)(jax.random.key(0)), quick_jit(stage.step)
     first = state.params["superres"]
     for k, batch in zip(range(3), stage.batches(0), strict=False):
         state, metrics = step(state, batch, jax.random.key(k))
@@ -74,4 +75,4 @@ def test_rows_of_the_torso_train(row: str) -> None:
         assert float(metrics["equivariance"]) > 0
         assert moved["detector"]["heat"]["kernel"] > 0 and moved["detector"]["down0"]["conv"]["kernel"] > 0
     assert moved["torso"]["motion"]["mask"]["kernel"] > 0
-    assert np.isfinite(float(jax.jit(stage.evaluate)(state, batch)["mv_l1"]))
+    assert np.isfinite(float(quick_jit(stage.evaluate)(state, batch)["mv_l1"]))

@@ -41,6 +41,18 @@ def eg3d(tmp_path_factory):
     return path
 
 
+def test_a_generators_views_have_the_models_sizes(eg3d):
+    made = teacher.make(eg3d_config(eg3d), 32, 8)
+    batch = next(made.batches(3))
+    draws = Draws(jnp.asarray(batch["example"]), jax.random.key(0))
+    views = jax.eval_shape(lambda trees, batch: made.views(trees, batch, draws), made.init(), batch)
+    for view in views:
+        shapes = [x.shape for x in view]
+        assert shapes == [(2, 32, 32, 3), (2, 8, 8, 3), (2, 8, 8, 1), (2, 25)]
+    assert set(made.start()) == {"decoder", "superres"}
+
+
+@pytest.mark.slow
 def test_a_generator_shows_a_head_twice(eg3d):
     made = teacher.make(eg3d_config(eg3d), 32, 8)
     batch = next(made.batches(3))
@@ -48,13 +60,11 @@ def test_a_generator_shows_a_head_twice(eg3d):
     batch["target_camera"][0] = batch["source_camera"][0]
     draws = Draws(jnp.asarray(batch["example"]), jax.random.key(0))
     source, target = quick_jit(lambda trees, batch: made.views(trees, batch, draws))(made.init(), batch)
-    assert source.image.shape == (2, 32, 32, 3) and source.raw.shape == (2, 8, 8, 3)
     assert np.abs(source.image).max() <= 1
     np.testing.assert_allclose(source.raw, terms.shrink(source.image, 8), atol=1e-6)
     # one camera, one picture but for the rays' samples; two cameras, two pictures
     same, other = (float(np.abs(source.image[k] - target.image[k]).mean()) for k in (0, 1))
     assert same < other
-    assert set(made.start()) == {"decoder", "superres"}
 
 
 def test_teachers_are_named_and_fit(eg3d):
@@ -179,6 +189,89 @@ def test_gradients_of_the_torso_stage_match_official(full_precision):
 
 # ------------------------------------------------------------------------------------------------ learning
 STAGES = {"img2plane": img2plane, "motion2plane": motion2plane, "torso": torso}
+
+
+# Smaller still: it is the step's graph that matters here.
+SMALLER = ["model.coarse=4", "model.fine=2", "batch_size=2", "data.pncc_size=64", "lip_size=16", "density_points=8"]
+
+
+def some_state(stage, seed=0):
+    """A state with drawn parameters: compiling an `init` takes longer than a step."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(stage.init, jax.random.key(0))
+
+    def param(path, spec):
+        x = rng.standard_normal(spec.shape, dtype=np.float32)
+        name = path[-1].key
+        scale = np.prod(spec.shape[:-1]) ** -0.5 if "kernel" in name and len(spec.shape) > 1 else 0.1
+        return 1 + 0.1 * np.abs(x) if name == "scale" else np.float32(scale) * x
+
+    def rest(path, spec):
+        if path[-1].key in ("u", "v"):  # singular vectors of the torso's spectral norms
+            x = rng.standard_normal(spec.shape).astype(np.float32)
+            return x / np.linalg.norm(x)
+        return (
+            np.ones(spec.shape, np.float32)
+            if path[-1].key == "var"
+            else np.full(spec.shape, 1e-3, np.float32) * (path[0].key == "tuned")
+        )
+
+    params = jax.tree_util.tree_map_with_path(param, shapes.params)
+    model_state = jax.tree_util.tree_map_with_path(rest, shapes.model_state)
+    held = {"params": {k: params[k] for k in shapes.average["params"]}}
+    held |= {k: model_state[k] for k in shapes.average if k != "params"}
+    zeros = [jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), t) for t in (shapes.step, shapes.opt_state)]
+    return shapes.replace(
+        step=zeros[0], params=params, model_state=model_state, opt_state=zeros[1], average=jax.tree.map(np.copy, held)
+    )
+
+
+def at(state, step):
+    return state.replace(step=np.int32(step), opt_state={**state.opt_state, "count": np.int32(step)})
+
+
+PARTS = {"img2plane", "decoder", "superres", "discriminator"}
+MOVES = {  # who is trained at steps of the smoke configs
+    "img2plane": {0: {"img2plane", "discriminator"}, 160: PARTS},
+    "motion2plane": {16: {"img2plane", "adapter", "decoder", "superres"}, 160: {"superres", "discriminator"}},
+    "torso": {16: {"superres"}, 160: {"superres", "discriminator"}},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STAGES)
+def test_one_step(name):
+    """Every term is finite, the adversary plays from its start, and those who are to learn do, nobody else."""
+    config = load_config(f"configs/{name}.py:smoke", [])
+    flat = traverse_util.flatten_dict(config.to_dict(), sep=".")
+    for item in SMALLER:
+        key, value = item.split("=")
+        if key in flat:
+            config.update_from_flattened_dict({key: int(value)})
+    stage = STAGES[name].make(config)
+    state, batch = some_state(stage), next(stage.batches(0))
+    step = quick_jit(stage.step)
+    for number, moving in MOVES[name].items():
+        before = at(state, number)
+        after, metrics = step(before, batch, jax.random.key(1, impl="rbg"))
+        values = {k: float(v) for k, v in metrics.items()}
+        print(name, number, {k: round(v, 4) for k, v in values.items()})
+        assert np.isfinite(list(values.values())).all()
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves((after.params, after.model_state, after.average)))
+        late = number * config.pace >= config.adversary.start
+        assert (values["mv_adv"] > 0) == (values["ref_adv"] > 0) == late
+        assert all(values[k] > 0 for k in ("ref_l1", "mv_l1", "loss"))
+        moved = {
+            part
+            for part in before.params
+            if any(
+                (a != b).any() for a, b in zip(*(jax.tree.leaves(s.params[part]) for s in (before, after)), strict=True)
+            )
+        }
+        assert moved == moving
+        assert set(after.average["params"]) == set(before.params) - {"discriminator"}
+    if name == "motion2plane":
+        assert values["tuned_blink"] != pytest.approx(1e-3, abs=1e-9) and values["laplacian"] > 0
 
 
 def held_out(stage_module, config, state, count=4):

@@ -1,7 +1,7 @@
 """Teachers of image-to-plane: whatever shows one head from two cameras. They are frozen."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -133,7 +133,7 @@ class Generator:
                 out.append(View(image, shrink(image, self.raw), depth, camera))
             return out
 
-        source, target = self.model.apply(trees, method=both)
+        source, target = cast(list[View], self.model.apply(trees, method=both))
         return jax.lax.stop_gradient((source, target))
 
     def batches(self, first: int) -> Iterator[Batch]:
