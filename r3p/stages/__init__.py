@@ -27,7 +27,8 @@ class Stage:
       preview: `(state, batch) -> {name: u8 [h, w, 3]}` pictures for people, or None. Gets one process's rows, and no
         optimiser state.
       evaluate: `(state, batch) -> metrics` of the averaged model, without any randomness, traceable; or None.
-      held_out: `() -> host batches` to evaluate on, the same every time, as `batches` shares them among processes.
+      held_out: `() -> host batches` to evaluate on, the same every time, as `batches` shares them among processes. None
+        = training does not evaluate.
       example: `() -> {name: array}`, a row of a batch whose shapes and types alone count (the largest, where batches
         differ in shape): for planning without data. None = `batches` tells.
       accumulates: whether `step` honours `config.accumulate` and `config.remat` (through `r3p.state.gradients`).
@@ -45,5 +46,5 @@ class Stage:
     half: bool = False
 
     def __post_init__(self) -> None:
-        if (self.evaluate is None) != (self.held_out is None):
-            raise TypeError("a stage has both `evaluate` and the `held_out` batches for it, or neither")
+        if self.held_out is not None and self.evaluate is None:
+            raise TypeError("a stage has `held_out` batches and nothing to `evaluate` on them")
