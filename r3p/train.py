@@ -183,7 +183,9 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> TrainState:
         started = time.monotonic()
         step = Step(stage, config, shardings, mesh, state, batch)
         writer.say(f"compiling done in {time.monotonic() - started:.1f} s: {step.flops / 1e9:.4g} GFLOP a step")
-        evaluate = jax.jit(stage.evaluate, out_shardings=sharding.replicated(mesh)) if stage.held_out else None
+        evaluate = None
+        if stage.evaluate and stage.held_out:
+            evaluate = jax.jit(stage.evaluate, out_shardings=sharding.replicated(mesh))
         watch = Watch(step, config, workdir, writer, checkpoints)
 
         for done in range(first + 1, config.steps + 1):
