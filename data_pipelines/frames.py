@@ -53,6 +53,29 @@ NOISE = 0.01  # on identity and expression, in their units
 PACE = (4.0, 12.0)  # frames from one key expression to the next: mouth shapes of speech last 3 to 12
 
 
+def like(keys: Sequence[str], size: int, pncc_size: int) -> dict[str, np.ndarray]:
+    """An empty example of `keys`, in the shapes and types above."""
+    whole, one = (size, size, 3), (size, size)
+    out = {}
+    shape: tuple[int, ...]
+    kind: type
+    for key in keys:
+        if key == "example":
+            shape, kind = (), np.uint32
+        elif key.endswith("_camera"):
+            shape, kind = (25,), np.float32
+        elif key.endswith("_keypoints"):
+            shape, kind = (68, 3), np.float32
+        elif key.startswith("pncc_"):
+            shape, kind = (3,) * (key == "pncc_blink") + (pncc_size, pncc_size, 3), np.uint8
+        elif key in (PERTURBED[1], BLINKED[1]):
+            shape, kind = (), np.uint8
+        else:
+            shape, kind = one if key.endswith(("_segmap", "_mask")) else whole, np.uint8
+        out[key] = np.zeros(shape, kind)
+    return out
+
+
 class Examples(Protocol):
     """Random access to examples; endless ones say so by their length."""
 

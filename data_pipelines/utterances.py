@@ -49,6 +49,18 @@ def write_utterance(folder: Path, name: str, item: Mapping[str, Any]) -> int:
     return frames
 
 
+def like(frames: int, features: int, identity: int, expression: int) -> dict[str, np.ndarray]:
+    """An empty utterance of so many video frames, features of the sound and coefficients."""
+    return dict(
+        audio=np.zeros((2 * frames, features), np.float16),
+        pitch=np.zeros(2 * frames, np.float32),
+        identity=np.zeros(identity, np.float32),
+        expression=np.zeros((frames, expression), np.float32),
+        blink=np.zeros(frames, np.uint8),
+        amplitude=np.zeros((), np.float32),
+    )
+
+
 def write_index(
     folder: Path, names: Sequence[str], frames: Sequence[int], people: Sequence[str], held_out: Sequence[bool]
 ) -> None:

@@ -13,6 +13,7 @@ COMMANDS = {
     "prepare": "clips of talking people to the shards that training reads",
     "data": "check shards, or show what is in them",
     "train": "train one stage",
+    "plan": "whether a training step fits a pod, and what bounds its speed, without the pod",
     "convert": "an official checkpoint to weights of r3p, and back",
     "parity": "the networks against recorded runs of the official code",
     "eval": "any systems' videos against a manifest: figures with intervals, as a report",
@@ -61,6 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from r3p.train import main as train
 
             return train(arguments[1:])
+        if command == "plan":
+            from r3p.plan import main as plan
+
+            return plan(arguments[1:])
         if command == "convert":
             from r3p.exchange import main as convert
 

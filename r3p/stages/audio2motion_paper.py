@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from r3p import losses, mesh_motion, schedules, sharding
@@ -163,4 +164,10 @@ def make(config: ConfigDict) -> Stage:
     def held_out() -> Iterator[Batch]:
         return islice(stream(0, utterances.Utterances(data["folder"], held_out=True)), config.held_out_batches)
 
-    return Stage(init, step, batches, evaluate=evaluate, held_out=held_out)
+    def example() -> Batch:
+        longest = max(data["lengths"])
+        item = utterances.like(longest, data["features"], len(bases.identity), len(bases.expression))
+        draws = utterances.Draws(config.sync_clips, model.stride, model.latent)
+        return utterances.padded(item, longest, draws, np.random.default_rng(0)) | {"example": np.int32(0)}
+
+    return Stage(init, step, batches, evaluate=evaluate, held_out=held_out, example=example)

@@ -195,4 +195,4 @@ def make(config: ConfigDict) -> Stage:
         )
         return {"source_target_image_raw_depth_again": picture}
 
-    return Stage(init, step, source.batches, preview, evaluate)
+    return Stage(init, step, source.batches, preview, evaluate, example=source.example)

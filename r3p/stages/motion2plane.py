@@ -294,4 +294,7 @@ def make(config: ConfigDict) -> Stage:
         rows = data.Frames(examples, config.seed, settings.pncc_size, wanted, mirrored)
         return data.batches(rows, config.batch_size, config.seed, first, sharding.process())
 
-    return Stage(init, step, batches, preview, evaluate)
+    def example() -> Batch:
+        return data.like(wanted, size, config.data.pncc_size)
+
+    return Stage(init, step, batches, preview, evaluate, example=example)

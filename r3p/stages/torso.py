@@ -235,4 +235,7 @@ def make(config: ConfigDict) -> Stage:
         rows = data.Frames(examples, config.seed, settings.pncc_size, data.KEYS)
         return data.batches(rows, config.batch_size, config.seed, first, sharding.process())
 
-    return Stage(init, step, batches, preview, evaluate)
+    def example() -> Batch:
+        return data.like(data.KEYS, size, config.data.pncc_size)
+
+    return Stage(init, step, batches, preview, evaluate, example=example)
