@@ -20,7 +20,7 @@ DEMO_PORTRAIT, DEMO_SPEECH = ASSETS / "astronaut.jpg", ASSETS / "speech.wav"
 FPS = 25
 # Adaptation steps: those of the demo keep it within three minutes on two processors; a portrait of one's own is
 # prepared once and may take longer, until its lips follow a driver's as the teacher's do.
-DEMO_STEPS, STEPS = 140, 400
+DEMO_STEPS, STEPS = 170, 400
 _FROM_PHOTOGRAPH = np.array([1, 0.5], np.float32)  # of its expression, in the first frames of speech
 NOTICE = "synthetic video made by r3p from one photograph"
 
