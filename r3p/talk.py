@@ -21,6 +21,7 @@ FPS = 25
 # Adaptation steps: those of the demo keep it within three minutes on two processors; a portrait of one's own is
 # prepared once and may take longer, until its lips follow a driver's as the teacher's do.
 DEMO_STEPS, STEPS = 170, 400
+_FITTED = 0.4  # share of what a portrait learns that looks like expressions fitted to a video, when one drives it
 _FROM_PHOTOGRAPH = np.array([1, 0.5], np.float32)  # of its expression, in the first frames of speech
 NOTICE = "synthetic video made by r3p from one photograph"
 
@@ -296,6 +297,7 @@ def _prepare(args: argparse.Namespace, finder: FaceFinder) -> avatar.Avatar:
         return avatar.prepare(
             image, steps=args.adapt, name=str(args.image), model_path=args.weights, finder=finder,
             face_area=args.face_area, face_index=args.face_index, seed=args.seed, progress=progress,
+            spread=_FITTED if args.video else 0.0,
         )  # fmt: skip
 
 
