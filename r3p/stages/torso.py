@@ -208,8 +208,8 @@ def make(config: ConfigDict) -> Stage:
     def predict(state: TrainState, batch: Batch) -> tuple[Head, FusionOutput]:
         variables = state.variables(averaged=True)
         head, _ = head_of(variables, batch, batch["pncc_target"], batch["target_camera"], None, None, "")
-        around = surroundings(model, batch, config.background)
-        return head, fuse(model, variables, head, around, batch["target_keypoints"], train=False, mutable=[])[0]
+        around, points = surroundings(model, batch, config.background), keypoints_of(model, frames.target_truth(batch))
+        return head, fuse(model, variables, head, around, points, train=False, mutable=[])[0]
 
     def evaluate(state: TrainState, batch: Batch) -> dict[str, Array]:
         _, frame = predict(state, batch)
