@@ -32,9 +32,11 @@ import grain
 import numpy as np
 
 from data_pipelines.ahead import draw_ahead
+from data_pipelines.clip_pairs import ClipPairs
 from data_pipelines.head import Head, draw_pncc
 from data_pipelines.people_shards import PeopleShards
 from data_pipelines.puppets import Puppets
+from data_pipelines.shards import is_shards
 from r3p.errors import InputError
 
 KEYS = (
@@ -49,6 +51,29 @@ BLINKED = ("pncc_blink", "blinked_source")
 SOURCE_SHARE = 0.25  # of the perturbed and of the blinking frames
 NOISE = 0.01  # on identity and expression, in their units
 PACE = (4.0, 12.0)  # frames from one key expression to the next: mouth shapes of speech last 3 to 12
+
+
+def like(keys: Sequence[str], size: int, pncc_size: int) -> dict[str, np.ndarray]:
+    """An empty example of `keys`, in the shapes and types above."""
+    whole, one = (size, size, 3), (size, size)
+    out = {}
+    shape: tuple[int, ...]
+    kind: type
+    for key in keys:
+        if key == "example":
+            shape, kind = (), np.uint32
+        elif key.endswith("_camera"):
+            shape, kind = (25,), np.float32
+        elif key.endswith("_keypoints"):
+            shape, kind = (68, 3), np.float32
+        elif key.startswith("pncc_"):
+            shape, kind = (3,) * (key == "pncc_blink") + (pncc_size, pncc_size, 3), np.uint8
+        elif key in (PERTURBED[1], BLINKED[1]):
+            shape, kind = (), np.uint8
+        else:
+            shape, kind = one if key.endswith(("_segmap", "_mask")) else whole, np.uint8
+        out[key] = np.zeros(shape, kind)
+    return out
 
 
 class Examples(Protocol):
@@ -101,13 +126,24 @@ class DrawnPuppets:
 
 
 def examples(kind: str, *, folder: str, seed: int, size: int, pncc_size: int) -> Examples:
-    """`people` and `puppets` drawn on the fly, or `shards` of people from a folder. Raises InputError for another."""
+    """`people` and `puppets` drawn on the fly, or `shards` of a folder. Raises InputError for another.
+
+    Shards are those of clips that `r3p prepare` wrote, or of synthetic people (`data_pipelines.people_shards`).
+    """
     if kind == "people":
         return DrawnPeople(seed, size, pncc_size)
     if kind == "puppets":
         return DrawnPuppets(seed, size, pncc_size)
     if kind != "shards":
         raise InputError(f"data.source is {kind!r}: choose people, puppets or shards")
+    if is_shards(folder):
+        pairs = ClipPairs(folder, seed, pncc_size)
+        if pairs.size != size:
+            raise InputError(
+                f"{folder} holds images of {pairs.size} pixels, the config wants {size}: set data.size, or run r3p "
+                f"prepare with --size {size}"
+            )
+        return pairs
     shards = PeopleShards(folder)
     held = shards.header["size"], shards.header["pncc_size"]
     if held != (size, pncc_size):
@@ -172,7 +208,7 @@ def add_motion(
         person = (identity + rng.normal(0, NOISE, identity.shape)).astype(np.float32)
         moved = (base + rng.normal(0, NOISE, base.shape)).astype(np.float32)
         out["pncc_perturbed"] = draw_pncc(head, head.vertices(person, moved), pncc_size)
-        out["perturbed_source"] = np.uint8(of_source)
+        out["perturbed_source"] = np.array(of_source, np.uint8)
     if BLINKED[0] in keys:
         of_source = rng.random() < SOURCE_SHARE
         base = (example["source_expression"] if of_source else expression).copy()
@@ -182,7 +218,7 @@ def add_motion(
         for closure in (low, (low + high) / 2, high):
             base[lids] = closure
             maps.append(draw(base))
-        out |= {"pncc_blink": np.stack(maps), "blinked_source": np.uint8(of_source)}
+        out |= {"pncc_blink": np.stack(maps), "blinked_source": np.array(of_source, np.uint8)}
     return out
 
 
@@ -209,7 +245,9 @@ class Frames:
         example = add_motion(
             example, rng, self._head, self.pncc_size, self.keys, extrapolated=self.extrapolated
         )  # fmt: skip
-        return {k: example[k] for k in self.keys if k != "example"} | {"example": np.uint32(int(index) % 2**32)}
+        return {k: example[k] for k in self.keys if k != "example"} | {
+            "example": np.array(int(index) % 2**32, np.uint32)
+        }
 
     def __repr__(self) -> str:
         return f"Frames({self.source!r}, {self.seed}, {self.keys})"

@@ -1,4 +1,7 @@
-"""Batches of teacher examples by step: shuffled, then sliced by process, a pure function of the step (grain)."""
+"""Batches of teacher examples by step: shuffled, then sliced by process, a pure function of the step (grain).
+
+A process reads a run of consecutive rows of every batch, so that the batch is the same whatever their number.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +21,7 @@ def batches(
     process: tuple[int, int] = (0, 1),
     count: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Endless batches of one process, from `first_step` on.
+    """Endless batches of one process, from `first_step` on: `keys`, and `example` int32 [b], which ones they are.
 
     Args:
       folder: shards of `data_pipelines.people`.
@@ -31,9 +34,11 @@ def batches(
     """
     index, processes = process
     source = PeopleShards(folder)
-    data = grain.MapDataset.range(count or len(source)).seed(seed).shuffle().repeat()[index::processes]
-    local = batch_size // processes
-    loaded = data.map(lambda place: {k: v for k, v in source[place].items() if k in keys}).batch(local)
+    data = grain.MapDataset.range(count or len(source)).seed(seed).shuffle().repeat()
+    chosen = data.map(
+        lambda place: {k: v for k, v in source[place].items() if k in keys} | {"example": np.int32(place)}
+    )
+    loaded = chosen.batch(batch_size // processes)[index::processes]
     step = first_step
     while True:
         yield loaded[step]

@@ -111,7 +111,8 @@ def batches(
     index, processes = process
     step = first_step
     while True:
-        places = range(index, batch_size, processes)
+        local = batch_size // processes
+        places = range(index * local, (index + 1) * local)  # a run of the batch, whatever the number of processes
         crops = [crop(speech, np.random.default_rng((seed, step, k)), size, scaled, lids) for k in places]
         yield {key: np.stack([c[key] for c in crops]) for key in crops[0]}
         step += 1

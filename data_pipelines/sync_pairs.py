@@ -57,6 +57,28 @@ def _window(item: dict[str, np.ndarray], size: int, rng: np.random.Generator) ->
     return kept, np.pad(audio, ((0, 2 * (size - kept)), (0, 0))), np.pad(motion, ((0, size - kept), (0, 0)))
 
 
+def example(
+    mine: dict[str, np.ndarray],
+    theirs: dict[str, np.ndarray],
+    number: int,
+    size: int,
+    pairs: int,
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    """A row of `batches`: windows of `size` frames of two people's utterances, and pairs of clips in them."""
+    own, audio, motion = _window(mine, size, rng)
+    far, _, moved = _window(theirs, size, rng)
+    return dict(
+        audio=audio,
+        expression=motion,
+        identity=mine["identity"],
+        other_expression=moved,
+        other_identity=theirs["identity"],
+        example=np.asarray(number, np.int32),
+        **draw_pairs(rng, pairs, own, far),
+    )
+
+
 def batches(
     utterances: Utterances,
     batch_size: int,
@@ -113,13 +135,7 @@ def batches(
                 others = len(utterances) - people[who]
                 other = int(ring[(ends[who] + rng.integers(others)) % len(utterances)])
                 mine, theirs = utterances[k], utterances[other]
-                own, audio, motion = _window(mine, size, rng)
-                far, _, moved = _window(theirs, size, rng)
-                return dict(
-                    audio=audio, expression=motion, identity=mine["identity"], other_expression=moved,
-                    other_identity=theirs["identity"], example=np.asarray(k, np.int32),
-                    **draw_pairs(rng, pairs, own, far),
-                )  # fmt: skip
+                return example(mine, theirs, k, size, pairs, rng)
 
             rows = list(readers.map(one, range(len(total))))
             return {key: np.stack([row[key] for row in rows]) for key in rows[0]}

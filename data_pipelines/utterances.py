@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipelines.ahead import draw_ahead
+from data_pipelines.shards import is_shards
 from r3p.checkpoint_files import read_arrays
 from r3p.checkpoint_files.safetensors import write_safetensors
 from r3p.errors import InputError
@@ -48,6 +49,18 @@ def write_utterance(folder: Path, name: str, item: Mapping[str, Any]) -> int:
     return frames
 
 
+def like(frames: int, features: int, identity: int, expression: int) -> dict[str, np.ndarray]:
+    """An empty utterance of so many video frames, features of the sound and coefficients."""
+    return dict(
+        audio=np.zeros((2 * frames, features), np.float16),
+        pitch=np.zeros(2 * frames, np.float32),
+        identity=np.zeros(identity, np.float32),
+        expression=np.zeros((frames, expression), np.float32),
+        blink=np.zeros(frames, np.uint8),
+        amplitude=np.zeros((), np.float32),
+    )
+
+
 def write_index(
     folder: Path, names: Sequence[str], frames: Sequence[int], people: Sequence[str], held_out: Sequence[bool]
 ) -> None:
@@ -59,17 +72,26 @@ def write_index(
 class Utterances:
     """One half of a folder: what is trained on, or what is held out. `frames` [n] and `person` [n] are integers.
 
+    The folder may also be shards of clips (`r3p prepare`): their split `validation` is what is held out.
+
     Raises:
       InputError: no such folder, or none of that half in it.
     """
 
     def __init__(self, folder: str | Path, held_out: bool = False):
         self._folder = Path(folder).expanduser()
+        self._clips: Any = None
+        if is_shards(folder):
+            from data_pipelines.clip_pairs import ClipUtterances
+
+            self._clips = clips = ClipUtterances(folder, held_out)
+            self.names, self.frames, self.person = clips.names, clips.frames, clips.person
+            return
         path = self._folder / INDEX
         if not path.is_file():
             raise InputError(
                 f"{path} does not exist: make such a folder, for example with python -m data_pipelines.speech_people "
-                f"--out {folder}"
+                f"--out {folder}, or shards with r3p prepare"
             )
         index = json.loads(path.read_text())
         chosen = np.flatnonzero(np.array(index["held_out"], bool) == held_out)
@@ -83,6 +105,8 @@ class Utterances:
         return len(self.names)
 
     def __getitem__(self, k: int) -> dict[str, np.ndarray]:
+        if self._clips is not None:
+            return self._clips[k]
         arrays = read_arrays(self._folder / f"{self.names[k]}.safetensors")
         return {key: arrays[key] for key in KEYS}
 

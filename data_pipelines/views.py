@@ -58,7 +58,7 @@ class PeopleViews:
         person = replace(self._last[1], lights=draw_lights(rng))
         expression = draw_expression(rng, people.head, calm=rng.random() < 0.5)
         background = np.zeros((self.size, self.size, 3), np.uint8)
-        out: dict[str, np.ndarray] = {"example": np.uint32(int(index) % 2**32)}
+        out: dict[str, np.ndarray] = {"example": np.array(int(index) % 2**32, np.uint32)}
         for name in ("source", "target"):
             pose = people.pose(rng, free=rng.random() < 0.5)
             picture = people.renderer.draw(person, expression, pose, 2 * self.size)
@@ -100,7 +100,7 @@ class GeneratorViews:
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng([self.seed, int(index)])
-        out: dict[str, np.ndarray] = {"example": np.uint32(int(index) % 2**32)}
+        out: dict[str, np.ndarray] = {"example": np.array(int(index) % 2**32, np.uint32)}
         out["latent"] = rng.standard_normal(self.latent, np.float32)
         near = dict(pitch=math.radians(10), yaw=math.radians(16), distance=(2.7, 3.2))
         out["mapping_camera"] = camera.sample(rng.random(3), **near)  # type: ignore[arg-type]
@@ -109,7 +109,7 @@ class GeneratorViews:
             if self._real is not None and rng.random() < 0.5:
                 drawn = self._real[rng.integers(len(self._real))]
             out[name] = drawn
-        return {k: v if k == "example" else np.float32(v) for k, v in out.items()}
+        return {k: v if k == "example" else np.asarray(v, np.float32) for k, v in out.items()}
 
     def __repr__(self) -> str:
         return f"GeneratorViews({self.seed}, {self.latent}, {self.cameras!r})"

@@ -11,6 +11,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from r3p.errors import InputError
+from r3p.sharding import path_name
 
 Tree = Any
 
@@ -61,14 +62,28 @@ def load_weights(folder: str | os.PathLike[str]) -> tuple[dict[str, Tree], dict[
         raise InputError(f"{folder} is no folder of weights ({reason}): give one that r3p convert wrote") from error
 
 
-class Checkpoints:
-    """Asynchronous checkpoints of a train state under `folder`, the newest `keep` of them, resumable."""
+def _shapes(tree: Tree) -> dict[str, list[int]]:
+    return {path_name(path): list(x.shape) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
-    def __init__(self, folder: str | os.PathLike[str], *, every: int, keep: int):
+
+class Checkpoints:
+    """Asynchronous checkpoints of a train state under `folder`, resumable on other processes and another mesh.
+
+    Kept are the newest `keep`, and for good those of steps that are multiples of `keep_every` (0 = none).
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, every: int, keep: int, keep_every: int = 0):
+        if every < 1 or keep < 1:
+            raise InputError(f"checkpoint_every is {every} and checkpoints_kept {keep}: expected at least 1 of each")
+        self._every = every
+        kept = ocp.training.preservation_policies
+        policies: list[Any] = [kept.LatestN(keep)]
+        if keep_every:
+            policies.append(kept.EveryNSteps(keep_every))
         self._checkpointer = ocp.training.Checkpointer(
             Path(folder).absolute(),
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(every),
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            preservation_policy=kept.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
         )
 
@@ -77,16 +92,27 @@ class Checkpoints:
         newest = self._checkpointer.latest
         return None if newest is None else newest.step
 
-    def save(self, step: int, state: Tree, *, force: bool = False) -> bool:
-        """Starts to save when the interval says so (or `force`); says whether it did."""
-        if force:
-            if self.latest() == step:
-                return False
-            return self._checkpointer.save(step, state, force=True)
-        return self._checkpointer.save_async(step, state) is not None
+    def steps(self) -> list[int]:
+        """The steps of all whole checkpoints, oldest first."""
+        return sorted(c.step for c in self._checkpointer.checkpoints)
+
+    def due(self, step: int) -> bool:
+        """Whether the interval asks for a checkpoint of this step."""
+        return step % self._every == 0
+
+    def save(self, step: int, state: Tree) -> None:
+        """Starts to save, waiting for an earlier one that is still being written; nothing where the step is saved.
+
+        Raises:
+          RuntimeError: when nothing was started.
+        """
+        if self.latest() == step:
+            return
+        if self._checkpointer.save_async(step, state, force=True) is None:
+            raise RuntimeError(f"the checkpoint of step {step} was not started")
 
     def restore(self, like: Tree) -> Tree:
-        """The newest checkpoint in the shapes, types and shardings of `like`.
+        """The newest checkpoint in the shapes, types and shardings of `like`, arrays or their descriptions.
 
         Raises:
           InputError: when the checkpoint does not fit the model that the config describes.
@@ -95,6 +121,17 @@ class Checkpoints:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)), like
         )
         step = self.latest()
+        # Compared before anything is read: a read that fails half-way leaves the others unfinished behind.
+        stored = _shapes(self._checkpointer.metadata(step).metadata)
+        wanted = _shapes(abstract)
+        differing = [name for name in {**wanted, **stored} if wanted.get(name) != stored.get(name)]
+        if differing:
+            name = differing[0]
+            there, here = (f"has {name} {x[name]}" if name in x else f"has no {name}" for x in (stored, wanted))
+            raise InputError(
+                f"checkpoint {step} does not fit this config in {len(differing)} of {len(wanted)} arrays: it {there}, "
+                f"the config {here}: use another --workdir, or the config it was made with"
+            )
         try:
             return self._checkpointer.load(step, abstract)
         except (ValueError, KeyError, TypeError) as error:

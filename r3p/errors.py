@@ -1,4 +1,8 @@
-"""The one error that users are meant to read."""
+"""The one error that users are meant to read, and what a training run's exit status says."""
+
+FINISHED = 0
+REFUSED = 2  # an InputError: another try changes nothing
+STOPPED = 143  # by SIGTERM, with a checkpoint; there is more to do
 
 
 class InputError(ValueError):

@@ -52,11 +52,12 @@ def read_run(workdir: Path) -> tuple[ConfigDict, TrainState]:
         checkpoints.close()
 
 
-def export_portrait(workdir: Path, out: Path, people: int, note: str = "") -> dict[str, Any]:
+def export_portrait(workdir: Path, out: Path, people: int, note: str = "", *, halfway: bool = False) -> dict[str, Any]:
     """Writes the newest checkpoint's averaged weights (float16) with the model's fields and where they come from.
 
     `people`: so many held-out synthetic people are measured (`r3p.evaluate.portrait`); 0 for none. `note`: what the
-    command alone does not tell. Returns the provenance. Raises InputError when `workdir` holds no such run.
+    command alone does not tell. `halfway`: the mean of the run's weights and of those that it started from. Returns
+    the provenance. Raises InputError when `workdir` holds no such run.
     """
     config, state = read_run(workdir)
     variables, fields, earlier = state.variables(averaged=True), config.model.to_dict(), {}
@@ -64,13 +65,17 @@ def export_portrait(workdir: Path, out: Path, people: int, note: str = "") -> di
         if people:
             raise InputError(f"--people measures runs of {' and '.join(SMALL)} only: leave it out for {config.stage}")
         return _export_stage(config, state, workdir, out, note)
+    if halfway and not config.get("start"):
+        raise InputError(f"{workdir} started from nothing: leave --halfway out")
     if config.stage == "rehearsal":
         variables = rehearsal.variables(state)
         if config.start:
-            meta = load_model(config.start)[2]
+            _, before, meta = load_model(config.start)
             fields, earlier = meta["fields"], meta["provenance"]
+            if halfway:
+                variables = jax.tree.map(lambda a, b: (np.asarray(a, np.float32) + b) / 2, before, variables)
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    last = [r["psnr"] for r in rows if r["step"] > int(state.step) - 400]
+    last = [r["psnr"] for r in rows if "psnr" in r and r["step"] > int(state.step) - 400]
     provenance = {
         "command": f"{RECIPE} FOLDER",
         "stage": config.stage,
@@ -83,6 +88,8 @@ def export_portrait(workdir: Path, out: Path, people: int, note: str = "") -> di
         "data": "synthetic people of data_pipelines.people on a CC0 head; no photograph of anyone",
         "after": earlier,
     }
+    if halfway:
+        provenance["halfway"] = "the mean of this run's weights and of those that it started from"
     if note:
         provenance["note"] = note
     if people:
@@ -128,10 +135,13 @@ def main() -> int:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--people", type=int, default=0, help="held-out synthetic people to measure on")
+    parser.add_argument("--halfway", action="store_true", help="the mean of its weights and of those it started from")
     parser.add_argument("--note", default="", help="goes into the provenance")
     args = parser.parse_args()
     try:
-        print(json.dumps(export_portrait(args.workdir, args.out, args.people, args.note), indent=1))
+        print(
+            json.dumps(export_portrait(args.workdir, args.out, args.people, args.note, halfway=args.halfway), indent=1)
+        )
     except InputError as error:
         print(f"r3p export: {error}", file=sys.stderr)
         return 2

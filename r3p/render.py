@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from r3p.errors import InputError
+from r3p.sharding import split_rays
 
 Array = jax.Array
 Decoder = Callable[[Array], tuple[Array, Array]]  # features [..., c] -> colour [..., f], density [..., 1]
@@ -342,6 +343,8 @@ def render(
 
     @jax.checkpoint
     def body(rays: tuple) -> tuple[Array, ...]:
+        # Where a training mesh has an axis for rays, its devices share every chunk.
+        rays = jax.tree.map(split_rays, rays)
         return _render_rays(planes, decoder, rays, coarse, fine, box_warp)
 
     with jax.named_scope("render"):

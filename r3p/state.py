@@ -135,30 +135,107 @@ def make_optimizer(config: ConfigDict, params: Tree) -> optax.GradientTransforma
     )
 
 
-def create(variables: dict[str, Tree], optimizer: optax.GradientTransformation) -> TrainState:
-    """A state at step 0 from `module.init`'s variables."""
+def create(
+    variables: dict[str, Tree], optimizer: optax.GradientTransformation, *, unaveraged: Sequence[str] = ()
+) -> TrainState:
+    """A state at step 0 from `module.init`'s variables.
+
+    The average leaves out the parts of the parameters and the collections that `unaveraged` names.
+    """
     model_state = dict(variables)
     params = model_state.pop("params")
+    kept = {k: v for k, v in model_state.items() if k not in unaveraged}
+    averaged = {"params": {k: v for k, v in params.items() if k not in unaveraged}, **kept}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         model_state=model_state,
         opt_state=optimizer.init(params),
-        average=jax.tree.map(jnp.copy, dict(variables)),
+        average=jax.tree.map(jnp.copy, averaged),
     )
 
 
 def apply_gradients(
     state: TrainState, grads: Tree, model_state: Tree, optimizer: optax.GradientTransformation, average_decay: float
 ) -> TrainState:
-    """One optimiser step; the average forgets fast at first: its decay is min(decay, (1 + n) / (10 + n))."""
+    """One optimiser step; the average follows what it holds.
+
+    It forgets fast at first: its decay is min(decay, (1 + n) / (10 + n)).
+    """
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = jnp.minimum(average_decay, (1.0 + state.step) / (10.0 + state.step))
-    average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.average, {"params": params, **model_state})
+    now = {"params": {k: params[k] for k in state.average["params"]}}
+    now |= {k: model_state[k] for k in state.average if k != "params"}
+    average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.average, now)
     return state.replace(
         step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state, average=average
     )
+
+
+def compute_dtype(config: ConfigDict) -> Any:
+    """What a stage gives its models as their field `dtype`: they compute in it; parameters and optimiser stay float32.
+
+    Raises:
+      InputError: for a `config.dtype` other than float32 and bfloat16.
+    """
+    kinds, name = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}, config.get("dtype", "float32")
+    if name not in kinds:
+        raise InputError(f"dtype is {name!r}: choose float32 or bfloat16")
+    return kinds[name]
+
+
+def _keep_products(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive.name in ("dot_general", "conv_general_dilated")
+
+
+REMAT: dict[str, Callable[..., Any]] = {
+    "none": lambda loss: loss,
+    # Norms, activations and copies are cheap to do again, and most of what a network keeps for its backward pass.
+    "products": lambda loss: jax.checkpoint(loss, policy=_keep_products),
+}
+
+
+def gradients(
+    loss: Callable[[Tree, Tree, jax.Array], tuple[jax.Array, Tree]],
+    params: Tree,
+    batch: Tree,
+    rng: jax.Array,
+    *,
+    accumulate: int = 1,
+    remat: str = "none",
+) -> tuple[tuple[jax.Array, Tree], Tree]:
+    """`jax.value_and_grad(loss, has_aux=True)`, a part of the batch after the other.
+
+    Args:
+      loss: `(params, batch, rng) -> (total, aux)`, means over the examples that it is given; aux holds metrics and new
+        running statistics. It draws at random for as many examples as the batch that it is given has.
+      accumulate: parts. Part k holds the rows k, k + parts, ... so that no row has to move to another device.
+      remat: what the backward pass computes again: `none`, or all but matrix `products` and convolutions.
+
+    Returns:
+      Means over the parts; of integers among aux, the last part's.
+    """
+    if remat not in REMAT:
+        raise InputError(f"remat is {remat!r}: choose {' or '.join(REMAT)}")
+    grad = jax.value_and_grad(REMAT[remat](loss), has_aux=True)
+    if accumulate == 1:
+        return grad(params, batch, rng)
+
+    def split(x: jax.Array) -> jax.Array:
+        return jnp.moveaxis(x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 1, 0)
+
+    def add(total: jax.Array, new: jax.Array) -> jax.Array:
+        return total + new if jnp.issubdtype(total.dtype, jnp.floating) else new
+
+    def body(total: Tree, part: tuple[Tree, jax.Array]) -> tuple[Tree, None]:
+        return jax.tree.map(add, total, grad(params, part[0], jax.random.fold_in(rng, part[1]))), None
+
+    parts = jax.tree.map(split, batch)
+    shapes = jax.eval_shape(grad, params, jax.tree.map(lambda x: x[0], parts), rng)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    total, _ = jax.lax.scan(body, zeros, (parts, jnp.arange(accumulate)))
+    return jax.tree.map(lambda x: x / accumulate if jnp.issubdtype(x.dtype, jnp.floating) else x, total)
 
 
 def make_adam(config: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformation:
@@ -243,35 +320,3 @@ def grouped_adam(
         return updates, {"count": state["count"] + 1, "groups": states}
 
     return optax.GradientTransformation(init, update)
-
-
-def create_parts(
-    variables: dict[str, Tree], optimizer: optax.GradientTransformation, *, unaveraged: Sequence[str] = ()
-) -> TrainState:
-    """`create`, whose average leaves out the parts of the parameters and the collections named `unaveraged`."""
-    model_state = dict(variables)
-    params = model_state.pop("params")
-    kept = {k: v for k, v in model_state.items() if k not in unaveraged}
-    average = {"params": {k: v for k, v in params.items() if k not in unaveraged}, **kept}
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        model_state=model_state,
-        opt_state=optimizer.init(params),
-        average=jax.tree.map(jnp.copy, average),
-    )
-
-
-def advance(
-    state: TrainState, grads: Tree, model_state: Tree, optimizer: optax.GradientTransformation, average_decay: float
-) -> TrainState:
-    """`apply_gradients` for a state of `create_parts`: the average follows what it holds."""
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    decay = jnp.minimum(average_decay, (1.0 + state.step) / (10.0 + state.step))
-    now = {"params": {k: params[k] for k in state.average["params"]}}
-    now |= {k: model_state[k] for k in state.average if k != "params"}
-    average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.average, now)
-    return state.replace(
-        step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state, average=average
-    )

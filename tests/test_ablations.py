@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from official import quick_jit
+from quick import quick_jit
 
 from configs import ablations
 

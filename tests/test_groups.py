@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from official import drawn, quick_jit
+from quick import drawn, quick_jit
 
 from configs import img2plane, motion2plane, torso
 from r3p import schedules, state
@@ -28,12 +28,10 @@ def optimizer(rates, groups=GROUPS, clip_norm=1e9):
 
 
 def steps(adam, count, grads=PARAMS, **options):
-    now = state.create_parts(
-        {"params": PARAMS, "frozen": {"x": jnp.ones(2)}}, adam, unaveraged=("frozen", "discriminator")
-    )
+    now = state.create({"params": PARAMS, "frozen": {"x": jnp.ones(2)}}, adam, unaveraged=("frozen", "discriminator"))
     seen = [now]
     for _ in range(count):
-        seen.append(state.advance(seen[-1], grads, seen[-1].model_state, adam, options.get("decay", 0.5)))
+        seen.append(state.apply_gradients(seen[-1], grads, seen[-1].model_state, adam, options.get("decay", 0.5)))
     return seen
 
 

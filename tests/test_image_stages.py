@@ -9,7 +9,7 @@ import parity
 import pytest
 from flax import traverse_util
 from ml_collections import ConfigDict
-from official import channels_first, channels_last, drawn, leaf, quick_jit
+from quick import drawn, quick_jit
 from test_eg3d import TINY as TINY_EG3D
 
 from r3p import convert, weights
@@ -19,6 +19,7 @@ from r3p.models.eg3d import EG3D
 from r3p.models.portrait import Portrait
 from r3p.names import portrait as portrait_names
 from r3p.names import superres as superres_names
+from r3p.parity.layouts import channels_first, channels_last, leaf
 from r3p.stages import frames, img2plane, motion2plane, parts, pretrained, teacher, terms, torso
 from r3p.stages.draws import Draws
 from r3p.train import load_config, train_and_evaluate
@@ -126,17 +127,20 @@ def full_precision():
         yield
 
 
+def recorded_case(name):
+    if name not in parity.FOLDER.names():
+        pytest.skip(f"{name} is not among the cases")
+    return parity.FOLDER.case(name)
+
+
 @pytest.mark.slow
 def test_gradients_of_the_head_stage_match_official(full_precision):
     """Through the stage's own drawing of a head, down to image-to-plane, adapter and decoder."""
-    case = "head_full_small"
-    meta, inputs, recorded = parity.load_case(case)
-    variables = convert.to_variables(parity.official_weights(meta["model"]), portrait_names.HEAD)
+    case = recorded_case("head_full_small")
+    inputs, variables = case.inputs, convert.to_variables(case.official, portrait_names.HEAD)
     model = Portrait(torso=False, superres_fields={"raw_resolution": 32})
     show = parts.shower(model)
-    weigh = [
-        channels_last(parity.cotangent(case, k, meta["outputs"][k]["shape"])) for k in ("image_raw", "weights_img")
-    ]
+    weigh = [channels_last(case.cotangent(k)) for k in ("image_raw", "weights_img")]
 
     class Recorded:
         def uniform(self, name, shape):
@@ -154,23 +158,22 @@ def test_gradients_of_the_head_stage_match_official(full_precision):
 
     run = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))
     value, (grads, *inner) = run(variables["params"], *(channels_last(inputs[k]) for k in ("img", "cond_tgt")))
-    parity.check(case, meta, recorded, "grad_total", value[None])
+    parity.check(case, "grad_total", value[None])
     for name, grad in zip(("img", "cond_tgt"), inner, strict=True):
-        parity.check(case, meta, recorded, f"grad/{name}", channels_first(grad))
-    for name in (n.removeprefix("grad/") for n in recorded if n.startswith("grad/") and "." in n):
-        parity.check(case, meta, recorded, f"grad/{name}", leaf({"params": grads}, portrait_names.HEAD, name))
+        parity.check(case, f"grad/{name}", channels_first(grad))
+    for name in (n.removeprefix("grad/") for n in case.recorded if n.startswith("grad/") and "." in n):
+        parity.check(case, f"grad/{name}", leaf({"params": grads}, portrait_names.HEAD, name))
 
 
 @pytest.mark.slow
 def test_gradients_of_the_torso_stage_match_official(full_precision):
     """Through the stage's own fusion, for the parameters that it trains."""
-    case = "sr_warp_v2_v2"
-    meta, inputs, recorded = parity.load_case(case)
-    variables = convert.to_variables(parity.official_weights(meta["model"]), superres_names.RULES)
+    case = recorded_case("sr_warp_v2_v2")
+    inputs, variables = case.inputs, convert.to_variables(case.official, superres_names.RULES)
     nested = {k: {torso.PART: v} for k, v in variables.items()}
     x = {k: channels_last(v) if v.ndim == 4 else jnp.asarray(v) for k, v in inputs.items()}
     around = torso.Surroundings(x["ref_torso_rgb"], x["ref_bg_rgb"], x["segmap"], x["kp_s"])
-    cotangent = channels_last(parity.cotangent(case, "rgb", (1, 3, 512, 512)))
+    cotangent = channels_last(case.cotangent("rgb"))
 
     def total(trained):
         head = Head(x["rgb"], x["x"], x["weights_img"], x["weights_img"])
@@ -179,9 +182,9 @@ def test_gradients_of_the_torso_stage_match_official(full_precision):
         return jnp.sum(frame.rgb * cotangent)
 
     value, grads = jax.jit(jax.value_and_grad(total))(variables["params"])
-    parity.check(case, meta, recorded, "grad_total", value[None])
-    for name in (n.removeprefix("grad/") for n in recorded if n.startswith("grad/") and "." in n):
-        parity.check(case, meta, recorded, f"grad/{name}", leaf({"params": grads}, superres_names.RULES, name))
+    parity.check(case, "grad_total", value[None])
+    for name in (n.removeprefix("grad/") for n in case.recorded if n.startswith("grad/") and "." in n):
+        parity.check(case, f"grad/{name}", leaf({"params": grads}, superres_names.RULES, name))
 
 
 # ------------------------------------------------------------------------------------------------ learning

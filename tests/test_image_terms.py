@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from official import drawn
+from quick import drawn
 from test_portrait import TINY
 
 from configs.img2plane import perceptual

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from official import drawn, quick_jit
+from quick import drawn, quick_jit
 from test_superres import TINY, TINY_TORSO, portrait, rendered
 
 from r3p.errors import InputError

@@ -1,6 +1,7 @@
 """Speech: phones to mouth shapes, training crops, the training stage, and sound of any length to expression."""
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -82,8 +83,7 @@ def sound(seconds: float, seed: int = 0) -> np.ndarray:
     return (0.2 * rng.normal(size=len(t)) * (np.sin(2 * np.pi * 4 * t) > 0)).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def made_up(tmp_path_factory: pytest.TempPathFactory) -> str:
+def write_speech(folder: Path) -> str:
     """Six utterances whose jaw follows the loudness, one of them held out."""
     items = []
     for k in range(6):
@@ -97,7 +97,12 @@ def made_up(tmp_path_factory: pytest.TempPathFactory) -> str:
                 held_out=k == 5,
             )
         )  # fmt: skip
-    return str(speech.write(tmp_path_factory.mktemp("speech"), items))
+    return str(speech.write(folder, items))
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_speech(tmp_path_factory.mktemp("speech"))
 
 
 def test_crops_are_a_function_of_the_step(made_up: str) -> None:
@@ -108,7 +113,7 @@ def test_crops_are_a_function_of_the_step(made_up: str) -> None:
     for key, value in next(first).items():
         np.testing.assert_array_equal(value, again[key])
     shards = [next(speech_crops.batches(made_up, 4, 16, 3, 1, NAMES, (p, 2))) for p in range(2)]
-    np.testing.assert_array_equal(shards[1]["mel"], again["mel"][1::2])
+    np.testing.assert_array_equal(shards[1]["mel"], again["mel"][2:])
     blinking = again["blink"].any(1)
     lids = again["expression"][..., NAMES.index("eyeBlinkLeft")].max(1)
     assert ((lids > 0) == blinking).all()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from official import drawn, quick_jit
+from quick import drawn, quick_jit
 
 from configs import audio2motion as a2m_configs
 from configs import syncnet as sync_configs

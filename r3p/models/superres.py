@@ -16,6 +16,7 @@ from jax import lax
 
 from r3p.errors import InputError
 from r3p.models import layers
+from r3p.models.convolution import Conv
 from r3p.models.keypoints import KeypointDetector, Warp, equivariance_loss
 from r3p.models.stylegan import Noise, SynthesisBlock
 from r3p.models.torso import TorsoCache, TorsoModel, TorsoOutput
@@ -74,7 +75,7 @@ class ConvStack(nn.Module):
     def __call__(self, x: Array) -> Array:
         for i, width in enumerate(self.features):
             x = x if i == 0 else nn.leaky_relu(x, self.slope)
-            x = nn.Conv(width, (3, 3), dtype=self.dtype, name=f"conv{i}")(x)
+            x = Conv(width, (3, 3), dtype=self.dtype, name=f"conv{i}")(x)
         return x
 
 

@@ -5,7 +5,7 @@ Non-saturating logistic losses (Goodfellow et al. 2014) with a lazy R1 penalty (
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -54,8 +54,7 @@ class Adversary:
 
         @jax.jit  # a step calls it up to nine times, and traces it once
         def judge(params: Tree, image: Array, raw: Array, camera: Array, noise: Array) -> Array:
-            logits: Array = self.model.apply({"params": params}, image, raw, camera, noise)
-            return logits
+            return cast(Array, self.model.apply({"params": params}, image, raw, camera, noise))
 
         self._judge = judge
 

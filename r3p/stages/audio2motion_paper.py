@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from r3p import losses, mesh_motion, schedules, sharding
@@ -19,7 +20,7 @@ from r3p.models.audio2motion import AudioToMotion
 from r3p.models.syncnet import SyncNet, sync_loss
 from r3p.stages import Batch, Stage, syncnet
 from r3p.stages.parts import FROZEN
-from r3p.state import TrainState, advance, create_parts, make_adam
+from r3p.state import TrainState, apply_gradients, create, make_adam
 
 Array = jax.Array
 
@@ -104,7 +105,7 @@ def make(config: ConfigDict) -> Stage:
     def init(rng: Array) -> TrainState:
         frozen = {} if judge is None else {JUDGE: judge[1]}
         variables = {**init_variables(rng), FROZEN: jax.tree.map(jnp.asarray, frozen)}
-        return create_parts(variables, optimizer, unaveraged=(FROZEN,))
+        return create(variables, optimizer, unaveraged=(FROZEN,))
 
     def terms(predicted: Array, batch: Batch, state: TrainState) -> dict[str, Array]:
         out, offsets = motion_terms(predicted, batch, bases, zero_ends=config.zero_ends)
@@ -135,7 +136,7 @@ def make(config: ConfigDict) -> Stage:
 
         (total, (changed, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
         model_state = {**state.model_state, **changed}
-        return advance(state, grads, model_state, optimizer, config.average_decay), {"loss": total, **metrics}
+        return apply_gradients(state, grads, model_state, optimizer, config.average_decay), {"loss": total, **metrics}
 
     def evaluate(state: TrainState, batch: Batch) -> dict[str, Array]:
         """The loss at the posterior's mean, and the same terms of what the sound alone gives (`prior_..`)."""
@@ -163,4 +164,10 @@ def make(config: ConfigDict) -> Stage:
     def held_out() -> Iterator[Batch]:
         return islice(stream(0, utterances.Utterances(data["folder"], held_out=True)), config.held_out_batches)
 
-    return Stage(init, step, batches, evaluate=evaluate, held_out=held_out)
+    def example() -> Batch:
+        longest = max(data["lengths"])
+        item = utterances.like(longest, data["features"], len(bases.identity), len(bases.expression))
+        draws = utterances.Draws(config.sync_clips, model.stride, model.latent)
+        return utterances.padded(item, longest, draws, np.random.default_rng(0)) | {"example": np.int32(0)}
+
+    return Stage(init, step, batches, evaluate=evaluate, held_out=held_out, example=example)

@@ -164,7 +164,7 @@ def make(config: ConfigDict) -> Stage:
             real = {"mv": mv.shown, "ref": ref.shown}
             grads[NAME], of_judge = judge.learn(state.params[NAME], real, fake, draws, now, {"ref": with_ref})
             metrics |= of_judge
-        state = states.advance(
+        state = states.apply_gradients(
             state, grads, {**state.model_state, **changed}, optimizer, config.average_decay
         )  # fmt: skip
         return state, {"loss": total, **metrics}
@@ -195,4 +195,4 @@ def make(config: ConfigDict) -> Stage:
         )
         return {"source_target_image_raw_depth_again": picture}
 
-    return Stage(init, step, source.batches, preview, evaluate)
+    return Stage(init, step, source.batches, preview, evaluate, example=source.example)

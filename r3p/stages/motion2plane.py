@@ -27,7 +27,7 @@ compared, and lids shut by expression units, not by editing PNCC images.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,8 @@ def keys(config: ConfigDict) -> tuple[str, ...]:
     """What of an example this config reads, see `data_pipelines.frames`."""
     from data_pipelines import frames as data
 
-    kind, out = config.perturb.kind, data.KEYS
+    kind = config.perturb.kind
+    out: tuple[str, ...] = data.KEYS
     if kind not in PERTURBATIONS:
         raise InputError(f"perturb.kind is {kind!r}: choose one of {', '.join(PERTURBATIONS)}")
     perturbs = config.perturb.goal > 0
@@ -256,14 +257,14 @@ def make(config: ConfigDict) -> Stage:
                 after[name] = jnp.where(due, new, tuned[name])
                 metrics[f"tuned_{name}"] = after[name]
         model_state = {**state.model_state, **changed, parts.TUNED: after}
-        return states.advance(state, grads, model_state, optimizer, config.average_decay), {"loss": total, **metrics}
+        state = states.apply_gradients(state, grads, model_state, optimizer, config.average_decay)
+        return state, {"loss": total, **metrics}
 
     def predict(state: TrainState, batch: Batch) -> Any:
         variables, source = state.variables(averaged=True), frames.source_truth(batch)
-        planes = model.fuse(
-            model.apply(variables, frames.model_input(source.head, model), method="canonical"),
-            model.apply(variables, frames.pncc_stack(batch, batch["pncc_target"]), method="motion"),
-        )
+        canonical = model.apply(variables, frames.model_input(source.head, model), method="canonical")
+        motion = model.apply(variables, frames.pncc_stack(batch, batch["pncc_target"]), method="motion")
+        planes = model.fuse(cast(Array, canonical), cast(Array, motion))
         return show(variables, planes, batch["target_camera"], None, "")
 
     def evaluate(state: TrainState, batch: Batch) -> dict[str, Array]:
@@ -293,4 +294,7 @@ def make(config: ConfigDict) -> Stage:
         rows = data.Frames(examples, config.seed, settings.pncc_size, wanted, mirrored)
         return data.batches(rows, config.batch_size, config.seed, first, sharding.process())
 
-    return Stage(init, step, batches, preview, evaluate)
+    def example() -> Batch:
+        return data.like(wanted, size, config.data.pncc_size)
+
+    return Stage(init, step, batches, preview, evaluate, example=example)

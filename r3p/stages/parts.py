@@ -1,7 +1,7 @@
 """What the three stages of images have in common: parts of the train state, rays, the two-sided step, pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def of_model(collections: Mapping[str, Tree]) -> dict[str, Tree]:
     return {k: v for k, v in collections.items() if k not in (FROZEN, TUNED)}
 
 
-def samples(model: Portrait, draws: Draws | None, name: str) -> dict[str, Array | None]:
+def samples(model: Portrait, draws: Draws | None, name: str) -> dict[str, Any]:
     """`jitter` and `u` of `Portrait.head`, random for `draws`, none without."""
     if draws is None:
         return {"jitter": None, "u": None}
@@ -53,13 +53,12 @@ def shower(model: Portrait) -> Callable[..., tuple[Head, Array]]:
     """
 
     @jax.jit  # so that a step which shows several things traces it once
-    def show(variables: Tree, planes: Array, camera: Array, options: Mapping[str, Array | None]) -> tuple[Head, Array]:
+    def show(variables: Tree, planes: Array, camera: Array, options: Mapping[str, Any]) -> tuple[Head, Array]:
         def run(model: Portrait) -> tuple[Head, Array]:
             head = model.head(planes, camera, **options)
             return head, model.enlarge(head)
 
-        out: tuple[Head, Array] = model.apply(variables, method=run)
-        return out
+        return cast(tuple[Head, Array], model.apply(variables, method=run))
 
     def draw(
         variables: Tree, planes: Array, camera: Array, draws: Draws | None, name: str
@@ -109,7 +108,7 @@ def first_state(
         if judge is not None:
             params[NAME] = pretrained.graft({"params": fresh}, {"params": judge}, "the discriminator")[0]["params"]
     tree = {"params": params, **variables, FROZEN: frozen, TUNED: tuned or {}}
-    return states.create_parts(jax.tree.map(jnp.asarray, tree), optimizer, unaveraged=APART)
+    return states.create(jax.tree.map(jnp.asarray, tree), optimizer, unaveraged=APART)
 
 
 def optimizer(
@@ -155,7 +154,7 @@ def tell_start(shapes: Tree, found: Tree | None, origin: str) -> None:
 # ------------------------------------------------------------------------------------------------ pictures
 def strip(*images: Array) -> np.ndarray:
     """Images [b, ., ., 3] in [-1, 1] side by side, one row an example -> uint8."""
-    size = images[0].shape[1:3]
+    size = (images[0].shape[1], images[0].shape[2])
     row = jnp.concatenate([layers.resize(x, size) for x in images], axis=2)
     return np.asarray(jnp.clip(jnp.concatenate(list(row), axis=0) * 127.5 + 127.5, 0, 255)).astype(np.uint8)
 

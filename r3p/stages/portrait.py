@@ -19,7 +19,7 @@ from r3p.models.decoder import Head
 from r3p.models.portrait import Portrait
 from r3p.models.superres import FusionOutput
 from r3p.stages import Batch, Stage
-from r3p.state import TrainState, apply_gradients, create, make_optimizer
+from r3p.state import TrainState, apply_gradients, compute_dtype, create, gradients, make_optimizer
 
 Array = jax.Array
 
@@ -161,7 +161,7 @@ def make(config: ConfigDict) -> Stage:
     """The stage from its config (`configs/portrait.py`)."""
     from data_pipelines import portrait as data
 
-    model = Portrait(**config.model.to_dict())
+    model = Portrait(**config.model.to_dict(), dtype=compute_dtype(config))
     weights = config.loss.to_dict()
 
     def initialise(rng: Array) -> Any:
@@ -173,13 +173,15 @@ def make(config: ConfigDict) -> Stage:
         return create(initialise(rng), optimizer)
 
     def step(state: TrainState, batch: Batch, rng: Array) -> tuple[TrainState, dict[str, Array]]:
-        def loss(params: Any) -> tuple[Array, Any]:
+        def loss(params: Any, batch: Batch, rng: Array) -> tuple[Array, Any]:
             variables = {"params": params, **state.model_state}
             (head, frame), model_state = forward(model, variables, batch, rng, train=True)
             total, metrics = frame_loss(head, frame, batch, weights)
             return total, (model_state, metrics)
 
-        (total, (model_state, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        (total, (model_state, metrics)), grads = gradients(
+            loss, state.params, batch, rng, accumulate=config.accumulate, remat=config.remat
+        )
         state = apply_gradients(state, grads, {**state.model_state, **model_state}, optimizer, config.average_decay)
         return state, {"loss": total, **metrics}
 
@@ -201,4 +203,4 @@ def make(config: ConfigDict) -> Stage:
             config.data.folder, config.batch_size, config.seed, first, KEYS, sharding.process(), config.data.count
         )
 
-    return Stage(init, step, batches, preview)
+    return Stage(init, step, batches, preview, accumulates=True, half=True)

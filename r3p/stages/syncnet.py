@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from r3p import face, mesh_motion, schedules, sharding, weights
@@ -73,7 +74,7 @@ def load(path: str) -> tuple[SyncNet, dict[str, Any]]:
 def make(config: ConfigDict) -> Stage:
     """The stage from its config (`configs/syncnet.py`)."""
     from data_pipelines import sync_pairs
-    from data_pipelines.utterances import Utterances
+    from data_pipelines.utterances import Utterances, like
 
     model = SyncNet(**config.model.to_dict())
     bases = mesh_motion.offset_bases(load_face(config.data.bfm))
@@ -123,4 +124,8 @@ def make(config: ConfigDict) -> Stage:
     def held_out() -> Iterator[Batch]:
         return islice(stream(0, Utterances(data["folder"], held_out=True)), config.held_out_batches)
 
-    return Stage(init, step, batches, evaluate=evaluate, held_out=held_out)
+    def example() -> Batch:
+        item = like(data["window"], data["features"], len(bases.identity), len(bases.expression))
+        return sync_pairs.example(item, item, 0, data["window"], data["pairs"], np.random.default_rng(0))
+
+    return Stage(init, step, batches, evaluate=evaluate, held_out=held_out, example=example)

@@ -1,10 +1,11 @@
 """Teachers of image-to-plane: whatever shows one head from two cameras. They are frozen."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from r3p import sharding, weights
@@ -40,13 +41,14 @@ class Teacher(Protocol):
 
     `init` gives what the teacher knows, which the train state carries along; `start`, parts of it that the student
     begins with (`params` of `Portrait`); `views`, the source and another view of the batch's heads; `batches`, host
-    batches from a step on.
+    batches from a step on; `example`, an empty row of them.
     """
 
     def init(self) -> Tree: ...
     def start(self) -> Tree: ...
     def views(self, trees: Tree, batch: Batch, draws: Draws) -> tuple[View, View]: ...
     def batches(self, first: int) -> Iterator[Batch]: ...
+    def example(self) -> Batch: ...
 
 
 def to_float(image: Array) -> Array:
@@ -78,6 +80,14 @@ class People:
 
         data = views.PeopleViews(self.config.seed, self.size, self.raw)
         return frames.batches(data, self.config.batch_size, self.config.seed, first, sharding.process())
+
+    def example(self) -> Batch:
+        out: Batch = {"example": np.uint32(0)}
+        for name in ("source", "target"):
+            out[name] = np.zeros((self.size, self.size, 3), np.uint8)
+            out[f"{name}_camera"] = np.zeros(25, np.float32)
+            out[f"{name}_depth"] = np.zeros((self.raw, self.raw), np.float32)
+        return out
 
 
 class Generator:
@@ -123,7 +133,7 @@ class Generator:
                 out.append(View(image, shrink(image, self.raw), depth, camera))
             return out
 
-        source, target = self.model.apply(trees, method=both)
+        source, target = cast(list[View], self.model.apply(trees, method=both))
         return jax.lax.stop_gradient((source, target))
 
     def batches(self, first: int) -> Iterator[Batch]:
@@ -132,6 +142,11 @@ class Generator:
         config = self.config
         data = views.GeneratorViews(config.seed, self.model.latent, config.data.cameras)
         return frames.batches(data, config.batch_size, config.seed, first, sharding.process())
+
+    def example(self) -> Batch:
+        from data_pipelines import views
+
+        return views.GeneratorViews(self.config.seed, self.model.latent)[0]
 
 
 def make(config: ConfigDict, size: int, raw: int) -> Teacher:

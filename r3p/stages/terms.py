@@ -120,7 +120,7 @@ def lip_l1(prediction: Array, target: Array, boxes: Array) -> Array:
 def density_l1(model: Portrait, variables: Tree, planes: Array, points: Array, shift: Array) -> Array:
     """Mean absolute difference of the densities at points [b, n, 3] and beside them, `shift` [b, n, 3] away."""
     both = jnp.concatenate([points, points + shift], axis=1)
-    density = model.apply(variables, planes, both, method="density")
+    density = cast(Array, model.apply(variables, planes, both, method="density"))
     here, beside = jnp.split(density, 2, axis=1)
     return jnp.abs(here - beside).mean()
 
@@ -196,7 +196,7 @@ class Perception:
             return lpips.lpips(trees, prediction, target).mean()
         if not self.signed:
             prediction, target = prediction / 2 + 0.5, target / 2 + 0.5
-        return self._network.apply(trees, prediction, target)
+        return cast(Array, self._network.apply(trees, prediction, target))
 
 
 def _vgg(config: ConfigDict) -> tuple[Tree, dict[str, Any]]:

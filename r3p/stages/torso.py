@@ -202,7 +202,7 @@ def make(config: ConfigDict) -> Stage:
             real = {"mv": Shown(target.image, raw, batch["target_camera"])}
             grads[NAME], of_judge = judge.learn(state.params[NAME], real, {"mv": fake}, draws, now)
             metrics |= of_judge
-        state = states.advance(state, grads, {**state.model_state, **changed}, optimizer, config.average_decay)
+        state = states.apply_gradients(state, grads, {**state.model_state, **changed}, optimizer, config.average_decay)
         return state, {"loss": total, **metrics}
 
     def predict(state: TrainState, batch: Batch) -> tuple[Head, FusionOutput]:
@@ -235,4 +235,7 @@ def make(config: ConfigDict) -> Stage:
         rows = data.Frames(examples, config.seed, settings.pncc_size, data.KEYS)
         return data.batches(rows, config.batch_size, config.seed, first, sharding.process())
 
-    return Stage(init, step, batches, preview, evaluate)
+    def example() -> Batch:
+        return data.like(data.KEYS, size, config.data.pncc_size)
+
+    return Stage(init, step, batches, preview, evaluate, example=example)
