@@ -4,9 +4,12 @@ python -m data_pipelines.people --out ~/r3p_data/people --count 2048 --seed 1
 python -m r3p.train --config configs/rehearsal.py:small --workdir ~/r3p_runs/small --set data.people=~/r3p_data/people
 python -m r3p.export --workdir ~/r3p_runs/small --out ~/r3p_runs/small.npz
 python -m r3p.train --config configs/rehearsal.py:finish --workdir ~/r3p_runs/finish --set start=~/r3p_runs/small.npz
+python -m r3p.export --workdir ~/r3p_runs/finish --out ~/r3p_runs/finish.npz
+python -m r3p.train --config configs/rehearsal.py:spread --workdir ~/r3p_runs/spread --set start=~/r3p_runs/finish.npz
+python -m r3p.export --workdir ~/r3p_runs/spread --out ~/r3p_runs/portrait.npz --halfway --people 64
 
 `small` took five minutes on an H200 whose 16 processors drew the portraits, half of the time waiting for them;
-`finish` takes half an hour on two processors.
+`finish` takes half an hour on two processors, `spread` 40 minutes.
 """
 
 from ml_collections import ConfigDict
@@ -18,14 +21,19 @@ from r3p.stages.portrait import UNIT_VARIANCE
 
 
 def get_config(mode: str = "small") -> ConfigDict:
-    """`small`: the shipped default. `finish`: small batches at a falling rate, after it. `smoke`: a few steps."""
+    """`small`, `finish`, `spread`: the shipped default, in this order. `smoke`: a few steps.
+
+    `finish` has small batches at a falling rate. `spread` goes on with expressions that lie over many units, as those
+    of a driving video do; lips then open further and shut less well, and half of the way is taken (r3p.export).
+    """
     config = common.base("rehearsal")
     config.start = ""  # a weight file, whose model is then the model
     config.model = small_model()
     config.seed = 7
     config.batch_size = 16
-    # length: steps with one portrait; plain: rows with people of the folder `people`, who are never adapted to.
-    config.data = dict(size=256, pncc_size=192, length=160, plain=4, people="people", workers=16)
+    # length: steps with one portrait; plain: rows with people of the folder `people`, who are never adapted to;
+    # spread: share of expressions that lie over many units at once.
+    config.data = dict(size=256, pncc_size=192, length=160, plain=4, people="people", workers=16, spread=0.0)
     config.loss = dict(adapt.LOSS, distil=0.3)
     config.perceptual_size = 256  # pixels of what LPIPS sees: all of a frame
     config.perceptual_from, config.perceptual_full = 200, 1500  # steps between which LPIPS reaches its weight
@@ -42,18 +50,18 @@ def get_config(mode: str = "small") -> ConfigDict:
         return config
     config.perceptual_size, config.perceptual_from, config.perceptual_full = 64, 0, 1
     config.data.update(plain=0, workers=0)
-    if mode == "finish":
-        config.seed = 11
+    if mode in ("finish", "spread"):
+        config.seed, config.steps, config.data.spread = {"finish": (11, 1300, 0.0), "spread": (13, 1800, 0.4)}[mode]
+        config.schedule_steps = config.steps
         config.batch_size, config.batch_statistics, config.data.length = 2, False, 100
         config.learning_rate = 5e-4
         config.learning_rate_factors = (("^canonical", 50.0), (UNIT_VARIANCE, 6.0))
         config.warmup_steps, config.average_decay = 50, 0.998
-        config.steps = config.schedule_steps = 1300
         config.checkpoint_every, config.preview_every = 200, 400
     elif mode == "smoke":
         config.steps, config.schedule_steps, config.warmup_steps = 4, 0, 1
         config.batch_size, config.data.length = 2, 2
         config.log_every, config.checkpoint_every, config.preview_every = 2, 4, 4
     else:
-        raise ValueError(f"mode {mode!r}: choose small, finish or smoke")
+        raise ValueError(f"mode {mode!r}: choose small, finish, spread or smoke")
     return config

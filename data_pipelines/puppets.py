@@ -24,8 +24,8 @@ PHOTOGRAPH = 512  # pixels
 class Puppets:
     """Puppet `k` of a seed is always the same, whatever was drawn before."""
 
-    def __init__(self, seed: int, size: int, pncc_size: int) -> None:
-        self.seed, self.size, self.pncc_size = seed, size, pncc_size
+    def __init__(self, seed: int, size: int, pncc_size: int, spread: float = 0.0) -> None:
+        self.seed, self.size, self.pncc_size, self.spread = seed, size, pncc_size, spread
 
     @cached_property  # not in __init__: workers get a copy of this object before they use it
     def _people(self) -> People:
@@ -49,7 +49,10 @@ class Puppets:
                 crop, layers, fitted = find_portrait(image, self._finder, name=f"person {index}")
             except InputError:
                 continue  # a cap over the eyes, say: the next attempt is another person
-            return Puppet(crop.image, crop.landmarks, fitted, layers, size=self.size, pncc_size=self.pncc_size)
+            return Puppet(
+                crop.image, crop.landmarks, fitted, layers,
+                size=self.size, pncc_size=self.pncc_size, spread=self.spread,
+            )  # fmt: skip
         raise InputError(f"no face was found in 20 drawings of person {index}: look at data_pipelines.people --sheet")
 
 

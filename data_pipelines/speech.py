@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import signal
@@ -95,8 +95,18 @@ def colour(rng: np.random.Generator, wav: np.ndarray) -> np.ndarray:
     return (wav / peak * 10 ** (-rng.uniform(0, 24) / 20)).astype(np.float32)
 
 
-def utterance(job: tuple[int, int, bool]) -> dict[str, Any]:
-    """One utterance of (seed, index, held out): a pure function of them."""
+class Recording(NamedTuple):
+    """A sentence spoken: sound [n] at 16 kHz, its phones and the second at which each ends."""
+
+    sound: np.ndarray
+    phones: list[str]
+    ends: np.ndarray
+    voice: str
+    text: str
+
+
+def record(job: tuple[int, int, bool]) -> Recording:
+    """What (seed, index, held out) says, and how: a pure function of them."""
     seed, index, held_out = job
     rng = np.random.default_rng((seed, int(held_out), index))
     text = sentence(rng)
@@ -112,17 +122,23 @@ def utterance(job: tuple[int, int, bool]) -> dict[str, Any]:
     phones, ends = ["pau", *phones], np.concatenate([[before], ends + before])
     if not held_out or index % 2:
         wav = colour(rng, wav)
-    mel, pitch = audio.features(wav)
-    expression, phone = mouth_track(phones, ends, len(mel) // 2, expression_names())
+    return Recording(wav, phones, ends, voice, text)
+
+
+def utterance(job: tuple[int, int, bool]) -> dict[str, Any]:
+    """One utterance of (seed, index, held out): a pure function of them."""
+    said = record(job)
+    mel, pitch = audio.features(said.sound)
+    expression, phone = mouth_track(said.phones, said.ends, len(mel) // 2, expression_names())
     return dict(
         mel=mel.astype(np.float16),
         pitch=pitch,
         expression=expression.astype(np.float16),
         phone=phone.astype(np.uint8),
         length=len(phone),
-        voice=voice,
-        text=text,
-        held_out=held_out,
+        voice=said.voice,
+        text=said.text,
+        held_out=job[2],
     )
 
 

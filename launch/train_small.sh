@@ -10,4 +10,6 @@ python -m data_pipelines.people --out "$folder/people" --count 2048 --seed 1 --w
 python -m r3p.train --config configs/rehearsal.py:small --workdir "$folder/small" --set data.people="$folder/people"
 python -m r3p.export --workdir "$folder/small" --out "$folder/small.npz"
 python -m r3p.train --config configs/rehearsal.py:finish --workdir "$folder/finish" --set start="$folder/small.npz"
-python -m r3p.export --workdir "$folder/finish" --out "$folder/portrait.npz" --people 64
+python -m r3p.export --workdir "$folder/finish" --out "$folder/finish.npz"
+python -m r3p.train --config configs/rehearsal.py:spread --workdir "$folder/spread" --set start="$folder/finish.npz"
+python -m r3p.export --workdir "$folder/spread" --out "$folder/portrait.npz" --halfway --people 64

@@ -154,19 +154,21 @@ def prepare(
     face_area: float = FACE_AREA,
     face_index: int | None = None,
     background: Array | None = None,
+    spread: float = 0.0,
     seed: int = 0,
     progress: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Avatar:
     """A photograph RGB u8 [h, w, 3] -> an avatar, adapted for `steps` steps (see `r3p.adapt`).
 
-    background: u8 image instead of the photograph's own. Raises InputError when no portrait can be found in it.
+    background: u8 image instead of the photograph's own. spread: of the expressions that it learns, see `Puppet`.
+    Raises InputError when no portrait can be found in it.
     """
     model, variables, meta = load_model(model_path)
     crop, layers, fitted = find_portrait(
         image, finder or FaceFinder(), name=name, face_area=face_area, face_index=face_index, background=background
     )
     size = model.frame_size
-    puppet = Puppet(crop.image, crop.landmarks, fitted, layers, size=size, pncc_size=meta["pncc_size"])
+    puppet = Puppet(crop.image, crop.landmarks, fitted, layers, size=size, pncc_size=meta["pncc_size"], spread=spread)
     figures: dict[str, float] = {"steps": steps, "fit_error_px": float(fitted.error) * CROP_SIZE}
 
     def report(step: int, metrics: dict[str, float]) -> None:

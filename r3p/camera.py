@@ -118,7 +118,11 @@ def rays(camera: Array, resolution: int) -> tuple[Array, Array]:
     x = (u - cx - skew * y) / fx
     # Component by component: a sum over an axis of three after another one is compiled wrongly by XLA:CPU of jax 0.10.2
     # from 105 pixels a side on.
-    toward = [pose[:, k, 0, None] * x + pose[:, k, 1, None] * y + pose[:, k, 2, None] for k in range(3)]
+    # As the original: the pixel's place in the world, less the camera's. What that rounds away moves every sample.
+    place = [
+        pose[:, k, 0, None] * x + pose[:, k, 1, None] * y + pose[:, k, 2, None] + pose[:, k, 3, None] for k in range(3)
+    ]
+    toward = [p - pose[:, k, 3, None] for k, p in enumerate(place)]
     length = xp.sqrt(toward[0] * toward[0] + toward[1] * toward[1] + toward[2] * toward[2])
     directions = xp.stack([t / length for t in toward], axis=-1)
     return xp.broadcast_to(pose[:, None, :3, 3], directions.shape), directions

@@ -107,7 +107,10 @@ def check_against(variables: Mapping[str, Any], wanted: Mapping[str, Any]) -> No
 
 # ------------------------------------------------------------------------------------------------ and back
 def to_official(
-    variables: Mapping[str, Any], rules: Iterable[Rule], manifest: Mapping[str, Any] | None = None
+    variables: Mapping[str, Any],
+    rules: Iterable[Rule],
+    manifest: Mapping[str, Any] | None = None,
+    unused: Mapping[str, Array] | None = None,
 ) -> dict[str, Array]:
     """The inverse of `to_variables`: Flax variables in official names and layouts.
 
@@ -115,7 +118,8 @@ def to_official(
       variables: `{collection: tree}`.
       rules: the table that they were converted with.
       manifest: `{name: (shape, type)}` of the official state dict, in whose order the result is. It also has the
-        bookkeeping arrays that our tree does not hold; these come out as `bookkeeping` says. None = without these.
+        arrays that our tree does not hold; these come out as `bookkeeping` says. None = without these.
+      unused: what `unused_arrays` kept of the official state dict, so that it comes back bit for bit.
 
     Raises:
       InputError: when a leaf has no official name, or names or shapes are not those of the manifest.
@@ -131,7 +135,8 @@ def to_official(
     for name, (shape, dtype) in manifest.items():
         match, rule = _first(compiled, name)
         if rule and rule.path is None:
-            out[name] = bookkeeping(name, tuple(shape), np.dtype(dtype))
+            kept = (unused or {}).get(name)
+            out[name] = bookkeeping(name, tuple(shape), np.dtype(dtype)) if kept is None else kept
         elif rule and match and (path := match.expand(str(rule.path))) in flat:
             out[name] = np.asarray(INVERSES[rule.kind](flat.pop(path)))
             if out[name].shape != tuple(shape):
@@ -143,6 +148,19 @@ def to_official(
             f"the variables do not fill this manifest: missing {missing[:20]}, left over {sorted(flat)[:20]}, "
             f"shapes {shapes[:20]}"
         )
+    return out
+
+
+def unused_arrays(state: Mapping[str, Array], rules: Iterable[Rule]) -> dict[str, Array]:
+    """Official arrays that our tree does not hold, less those that `bookkeeping` makes again to the last bit."""
+    compiled, out = _compiled(rules), {}
+    for name, value in state.items():
+        _, rule = _first(compiled, name)
+        if rule and rule.path is None:
+            value = np.asarray(value)
+            known = name.rsplit(".", 1)[-1] != "resample_filter" or value.shape == (4, 4)
+            if not known or bookkeeping(name, value.shape, value.dtype).tobytes() != value.tobytes():
+                out[name] = value
     return out
 
 

@@ -14,8 +14,9 @@ from flax import traverse_util
 from r3p import checkpoint_files, recognise, weights
 from r3p.checkpoint import is_weights, save_weights
 from r3p.checkpoint_files.write import write_torch
-from r3p.convert import check_against, to_official, to_variables
+from r3p.convert import check_against, to_official, to_variables, unused_arrays
 from r3p.errors import InputError
+from r3p.kinds import Fields, Kind, Shapes
 
 _DESCRIPTION = "r3p"  # the entry of our .pt files that holds their description
 _PREFIX = "state_dict.model."  # of the original's training checkpoints
@@ -89,11 +90,11 @@ def _choose(found: list[recognise.Found], network: str | None, path: Path) -> re
 
 
 def _describe(
-    kind: recognise.Kind, shapes: recognise.Shapes, path: Path, description: Any
-) -> tuple[recognise.Fields, dict[str, Any], Any]:
+    kind: Kind, shapes: Shapes, path: Path, options: Mapping[str, Any], description: Any
+) -> tuple[Fields, dict[str, Any], Any]:
     """Fields, description and wanted shapes: from what r3p wrote into the file, or else from its shapes."""
     if not isinstance(description, str):
-        fields = kind.fields(shapes, recognise.options_beside(path))
+        fields = kind.fields(shapes, options)
         return fields, kind.meta(fields), kind.wanted(fields, shapes)
     try:
         meta = json.loads(description)
@@ -124,8 +125,10 @@ def load(source: Path, to: Path, network: str | None = None) -> str:
         stored = {n.removeprefix(prefix): a for n, a in file.arrays.items() if n.startswith(prefix)}
         root = file.tree if isinstance(file.tree, Mapping) else {}
         shapes = {name: array.shape for name, array in stored.items()}
-        fields, meta, wanted = _describe(kind, shapes, path, root.get(_DESCRIPTION))
-        variables = to_variables({name: array.read() for name, array in stored.items()}, kind.table(fields))
+        options = recognise.options_inside(file.tree, prefix) | recognise.options_beside(path)
+        fields, meta, wanted = _describe(kind, shapes, path, options, root.get(_DESCRIPTION))
+        state = {name: array.read() for name, array in stored.items()}
+        variables = to_variables(state, kind.table(fields))
         check_against(variables, wanted)
         bad = [n for n, a in traverse_util.flatten_dict(variables, sep="/").items() if not np.isfinite(a).all()]
         if bad:
@@ -142,7 +145,9 @@ def load(source: Path, to: Path, network: str | None = None) -> str:
             "network": kind.name,
             "official": {"prefix": prefix, "names": official},
         }
-        save_weights(to, variables, described)
+        # What no network here reads is kept for the way back.
+        unused = unused_arrays(state, kind.table(fields))
+        save_weights(to, {**variables, **({weights.UNUSED: unused} if unused else {})}, described)
     count = sum(int(np.prod(shape)) for shape in shapes.values())
     return f"{to}: the {kind.name} network of {path.name}, {len(official)} arrays, {count / 1e6:.2f} million values"
 
@@ -164,13 +169,14 @@ def export(source: Path, to: Path) -> str:
     flat, meta = weights.read(source)
     kind, fields = recognise.of_description(meta)
     official = meta.pop("official", None)
-    prefix, manifest = _PREFIX, None
+    prefix, manifest, unused = _PREFIX, None, None
     if official is None:
         variables, _ = weights.load(source, kind.kind)
     else:
         prefix, manifest = official["prefix"], official["names"]
         variables = traverse_util.unflatten_dict(flat, sep="/")
-    tree: Any = to_official(variables, kind.table(fields), manifest)
+        unused = variables.pop(weights.UNUSED, None)
+    tree: Any = to_official(variables, kind.table(fields), manifest, unused)
     count = len(tree)
     for part in reversed(prefix.removesuffix(".").split(".") if prefix else []):
         tree = {part: tree}

@@ -10,6 +10,7 @@ original: the first channel). n samples, t frames, c channels.
 """
 
 import functools
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +18,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from r3p import audio
+from r3p import audio, convert
+from r3p.checkpoint_files import read_arrays
 from r3p.errors import InputError
-from r3p.models.hubert import Hubert
+from r3p.models.hubert import Hubert, from_config
+from r3p.names.hubert import RULES
 
 Sound = np.ndarray | jax.Array | str | Path
 
@@ -160,3 +163,23 @@ def write(
         done += len(part)
     out.flush()
     return out.shape
+
+
+def load(folder: str | Path) -> tuple[Hubert, dict[str, Any]]:
+    """Network and variables of a folder as `transformers` saves it: config.json and one file of weights.
+
+    Raises:
+      InputError: when one of the two is missing, or they do not belong together.
+    """
+    folder = Path(folder).expanduser()
+    files = [folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()]
+    if not (folder / "config.json").is_file() or not files:
+        raise InputError(
+            f"{folder} holds no HuBERT: expected config.json beside model.safetensors or pytorch_model.bin, as in "
+            "facebook/hubert-large-ls960-ft"
+        )
+    model = from_config(json.loads((folder / "config.json").read_text()))
+    variables = convert.to_variables(read_arrays(files[0]), RULES)
+    wave = jax.ShapeDtypeStruct((1, model.receptive_field), np.float32)
+    convert.check_against(variables, jax.eval_shape(model.init, jax.random.key(0), wave))
+    return model, variables

@@ -37,25 +37,35 @@ def gradient_l1(prediction: Array, target: Array, weight: Array | None = None) -
 
 
 def masked_error(
-    prediction: Array, target: Array, mask: Array, *, outside: float = 0.2, squared: bool = False
+    prediction: Array,
+    target: Array,
+    mask: Array,
+    *,
+    inside: float = 1.0,
+    outside: float = 0.2,
+    squared: bool = False,
+    each: bool = False,
 ) -> Array:
     """Reconstruction error of the original's head and torso stages: little weight outside, outliers cut.
 
     Args:
       prediction, target: [b, h, w, c].
-      mask: [b, h, w, 1], what matters: above 0.5. (The original's head stage loses its weights at one of three places
-        because that mask is of integers; here they hold for masks of every type.)
-      outside: weight of all other pixels.
+      mask: [b, h, w, 1], what matters: above 0.5.
+      inside, outside: weights of the pixels in the mask and of all others. At one of three places the original's head
+        stage has 0.6 and -0.2, because its mask is of integers there: nothing outside counts then.
       squared: squares instead of absolute values.
+      each: quantiles of each image instead of the batch's; the same for a batch of one, and needs no collective.
 
     Returns:
       Mean over pixels of the error summed over channels. Errors above the batch's 80 % quantile, if that is over 0.5,
-      count as that quantile and give no gradient.
+      count as that quantile and give no gradient; so do errors below 0, as 0.
     """
     error = prediction - target
-    error = (error**2 if squared else jnp.abs(error)).sum(-1, keepdims=True) * jnp.where(mask > 0.5, 1.0, outside)
-    top = jax.lax.stop_gradient(jnp.maximum(jnp.quantile(error, 0.8), 0.5))
-    return jnp.where(error > top, top, error).mean()
+    error = (error**2 if squared else jnp.abs(error)).sum(-1, keepdims=True) * jnp.where(mask > 0.5, inside, outside)
+    quantile = jnp.quantile(error, 0.8, axis=(1, 2, 3) if each else None, keepdims=each)
+    top = jax.lax.stop_gradient(jnp.maximum(quantile, 0.5))
+    error = jnp.where(error > top, top, error)
+    return jnp.where(error < 0, 0.0, error).mean()
 
 
 def black_outside(image: Array, mask: Array) -> Array:
@@ -125,13 +135,18 @@ def frame_power(sequence: Array, mask: Array) -> Array:
     return frame_mean(sequence**2, mask)
 
 
-def frame_laplacian(sequence: Array, mask: Array) -> Array:
+def frame_laplacian(sequence: Array, mask: Array, *, zero_ends: bool = False) -> Array:
     """Mean square of each frame [b, t, c] less the mean of its neighbours, in the frames of `mask` [b, t].
 
-    Beyond both ends of the array stands zero, as in the original, which pulls its first and last frame towards zero.
+    Only frames between two others of the mask count. With `zero_ends`, as in the original, all do and zero stands
+    beyond the array's ends, which pulls the first and the last frame towards zero.
     """
-    padded = jnp.pad(sequence, ((0, 0), (1, 1), (0, 0)))
-    return frame_mean((sequence - (padded[:, :-2] + padded[:, 2:]) / 2) ** 2, mask)
+    if zero_ends:
+        padded = jnp.pad(sequence, ((0, 0), (1, 1), (0, 0)))
+        return frame_mean((sequence - (padded[:, :-2] + padded[:, 2:]) / 2) ** 2, mask)
+    bent = sequence[:, 1:-1] - (sequence[:, :-2] + sequence[:, 2:]) / 2
+    between = mask[:, :-2] * mask[:, 1:-1] * mask[:, 2:]
+    return (bent**2 * between[..., None]).sum() / jnp.maximum(between.sum() * sequence.shape[-1], 1)
 
 
 def frame_velocity(sequence: Array, mask: Array) -> Array:

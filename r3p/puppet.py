@@ -38,6 +38,7 @@ class Puppet:
       layers: `matting.split_layers` of it.
       head: the built-in head.
       size, pncc_size: of the examples, pixels.
+      spread: of their expressions, see `puppet_sample.draw_expression`.
 
     Raises:
       InputError: when the image is not a square RGB picture or landmarks are missing.
@@ -53,6 +54,7 @@ class Puppet:
         *,
         size: int = 256,
         pncc_size: int = 192,
+        spread: float = 0.0,
     ) -> None:
         if image.ndim != 3 or image.shape[0] != image.shape[1] or image.shape[2] != 3 or image.dtype != np.uint8:
             raise InputError(
@@ -62,7 +64,7 @@ class Puppet:
             raise InputError(f"{len(landmarks)} landmarks: expected MediaPipe's 468 or 478 points")
         self.head = Head() if head is None else head
         self.image, self.landmarks, self.layers = image, np.asarray(landmarks, np.float64), layers
-        self.fit, self.size, self.pncc_size = fit, size, pncc_size
+        self.fit, self.size, self.pncc_size, self.spread = fit, size, pncc_size, spread
         side = len(image)
         self.shape = Shape(self.head, self.landmarks[:, :2] / side, fit)
         self.parts = Parts(self.head, self.shape)
@@ -233,7 +235,7 @@ class Puppet:
         if rng.random() >= STILL:
             if rng.random() >= FACING:
                 euler, trans = draw_pose(rng, source_euler, source_trans)
-            expression = draw_expression(rng, self.head.names, expression)
+            expression = draw_expression(rng, self.head.names, expression, self.spread)
         plain = self.shape.plain(expression)
         vertices = self.shape.settled(plain)
         drawn = self._compose(vertices, euler, trans)

@@ -26,7 +26,6 @@ _OTHERS = {
 }  # fmt: skip
 STILL, BLINK, HALF_BLINK = 0.12, 0.25, 0.12  # shares of examples
 SHUT = 0.25  # of expressions: a mouth at rest, which silence shows; a photograph that smiles does not
-FITTED = 0.4  # of expressions that speak: spread over many units, as those fitted to a video are
 FACING = 0.3  # of the rest: the source's pose with another expression, as most videos show it
 
 
@@ -36,8 +35,11 @@ def _move(out: np.ndarray, names: list[str], unit: str, value: float, rng: np.ra
             out[names.index(name)] += value * (1.0 if name == unit else rng.uniform(0.85, 1.15))
 
 
-def draw_expression(rng: np.random.Generator, names: list[str], source: np.ndarray) -> np.ndarray:
-    """float32 [64]: speech about a source's expression [64]; the mouth keeps a random share of the source's."""
+def draw_expression(rng: np.random.Generator, names: list[str], source: np.ndarray, spread: float = 0.0) -> np.ndarray:
+    """float32 [64]: speech about a source's expression [64]; the mouth keeps a random share of the source's.
+
+    spread: share of the speaking ones that lie over many units at once, as those fitted to a video do.
+    """
     out = source.astype(np.float64).copy()
     mouth = np.array([n.startswith(_MOUTH) for n in names])
     rest = np.array([n.startswith("rest") for n in names])
@@ -50,7 +52,7 @@ def draw_expression(rng: np.random.Generator, names: list[str], source: np.ndarr
         for unit, (chance, least, most) in units.items():
             if rng.random() < chance:
                 _move(out, names, unit, rng.uniform(least, most), rng)
-    if not shut and rng.random() < FITTED:
+    if spread and not shut and rng.random() < spread:
         out[rest] += rng.normal(0, 0.2, int(rest.sum()))
         skin = np.array([n.startswith(("mouth", "cheek", "nose")) for n in names])
         out[skin] += rng.exponential(0.08, int(skin.sum()))

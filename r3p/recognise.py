@@ -1,11 +1,12 @@
 """Which network a foreign checkpoint holds, told by its names; and the fields that its shapes and options say.
 
-A row of `KINDS` is all that a further network needs: names that only it has, its table of names, and how its fields
-follow. Rows come before those whose networks are parts of theirs.
+A row of `KINDS` is all that a further network needs, see `r3p.kinds.Kind`. Rows come before those whose networks are
+parts of theirs.
 """
 
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,43 +15,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from r3p import weights
 from r3p.avatar import WEIGHTS_KIND, build
 from r3p.convert import Rule
 from r3p.errors import InputError
+from r3p.kinds import Fields, Kind, Meta, Options, Shapes, count, need, option
+from r3p.kinds_training import ROWS
 from r3p.models.audio2motion import AudioToMotion
 from r3p.models.segformer import SCALES
 from r3p.names import audio2motion, portrait
 from r3p.speech_motion import WEIGHTS_KIND as SPEECH_KIND
-
-Shapes = Mapping[str, tuple[int, ...]]
-Options = Mapping[str, str]  # of the config.yaml beside a checkpoint
-Fields = dict[str, Any]
-Meta = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A network that checkpoints hold.
-
-    Attributes:
-      name: what the user calls it.
-      kind: of the weights that are written, see `r3p.weights.load`.
-      marks: names which together only it has.
-      table: rules for its fields.
-      fields: its model's fields from official shapes and options.
-      wanted: its variables' shapes from fields and official shapes.
-      meta: what the description says beside its kind.
-      back: fields of a description.
-    """
-
-    name: str
-    kind: str
-    marks: tuple[str, ...]
-    table: Callable[[Fields], list[Rule]]
-    fields: Callable[[Shapes, Options], Fields]
-    wanted: Callable[[Fields, Shapes], Any]
-    meta: Callable[[Fields], Meta] = lambda fields: {"fields": fields}
-    back: Callable[[Meta], Fields] = lambda meta: meta["fields"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +33,16 @@ class Found:
 
     kind: Kind
     prefix: str
+
+
+_RAYS = {
+    "ray_start": "ray_near",
+    "ray_end": "ray_far",
+    "box_warp": "box_warp",
+    "depth_resolution": "num_samples_coarse",
+    "depth_resolution_importance": "num_samples_fine",
+    "white_back": "white_back",
+}
 
 
 def find(names: Mapping[str, Any]) -> list[Found]:
@@ -75,34 +59,33 @@ def find(names: Mapping[str, Any]) -> list[Found]:
     return out
 
 
-def options_beside(path: Path) -> dict[str, str]:
-    """Plain `name: value` lines of the config.yaml beside a checkpoint; empty when there is none."""
+def options_beside(path: Path) -> dict[str, Any]:
+    """Plain `name: value` lines of the config.yaml beside a checkpoint, or what its config.json has; empty for none."""
     try:
         text = (path.parent / "config.yaml").read_text()
     except (OSError, UnicodeDecodeError):
-        return {}
-    return dict(re.findall(r"^(\w+):[ \t]+['\"]?([^\s'\"#]+)['\"]?[ \t]*(?:#.*)?$", text, re.MULTILINE))
-
-
-def _option(options: Options, name: str, convert: Callable[[str], Any]) -> Any:
+        text = ""
+    lines = dict(re.findall(r"^(\w+):[ \t]+['\"]?([^\s'\"#]+)['\"]?[ \t]*(?:#.*)?$", text, re.MULTILINE))
     try:
-        return convert(options[name])
-    except ValueError:
-        raise InputError(
-            f"config.yaml beside the checkpoint says {name}: {options[name]}, which is no number"
-        ) from None
+        described = json.loads((path.parent / "config.json").read_text())
+    except (OSError, ValueError):
+        described = {}
+    return {**(described if isinstance(described, dict) else {}), **lines}
 
 
-def _need(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
-    shape = shapes.get(name, ())
-    if len(shape) != dimensions:
-        raise InputError(f"the checkpoint has {name} of shape {shape}: expected {dimensions} dimensions")
-    return shape
-
-
-def _count(shapes: Shapes, pattern: str) -> int:
-    """How many different first groups the names have that begin with `pattern`."""
-    return len({m[1] for name in shapes if (m := re.match(pattern, name))})
+def options_inside(tree: Any, prefix: str) -> dict[str, Any]:
+    """What a pickled network of EG3D says of its rays, under the names of config.yaml; empty for any other file."""
+    node = tree
+    for part in prefix.removesuffix(".").split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    state = getattr(node, "state", None)
+    if not isinstance(state, Mapping):
+        # Someone took the arrays out of such a pickle: these are its names of the generator and its running mean.
+        return {"published": True} if prefix in ("G.", "G_ema.") else {}
+    rays = state.get("rendering_kwargs")
+    rays = getattr(rays, "entries", rays)
+    rays = rays if isinstance(rays, Mapping) else {}
+    return {"published": True, **{ours: rays[theirs] for theirs, ours in _RAYS.items() if theirs in rays}}
 
 
 # ------------------------------------------------------------------------------------------------ portraits
@@ -113,11 +96,11 @@ _INPUTS = {5: "rgb", 6: "rgb_alpha", 8: "rgb_camera", 9: "rgb_alpha_camera"}
 
 
 def _img2plane(shapes: Shapes, prefix: str, channels: int) -> Fields:
-    seen = _need(shapes, prefix + _IMAGE, 4)[1]
+    seen = need(shapes, prefix + _IMAGE, 4)[1]
     if seen not in _INPUTS:
         raise InputError(f"the image-to-plane network reads {seen} channels: expected one of {sorted(_INPUTS)}")
-    out = _need(shapes, f"{prefix}triplane_predictor_vit.final_conv.weight", 4)[0]
-    blocks = {part: _count(shapes, re.escape(prefix + part) + r"\.block(\d+)\.") for part in _VITS}
+    out = need(shapes, f"{prefix}triplane_predictor_vit.final_conv.weight", 4)[0]
+    blocks = {part: count(shapes, re.escape(prefix + part) + r"\.block(\d+)\.") for part in _VITS}
     return {
         "channels": channels,
         "depth": out // (3 * channels),
@@ -127,18 +110,18 @@ def _img2plane(shapes: Shapes, prefix: str, channels: int) -> Fields:
 
 
 def _adapter(shapes: Shapes, prefix: str, channels: int) -> Fields:
-    out = _need(shapes, f"{prefix}to_plane_cnn.7.weight", 4)[0]
+    out = need(shapes, f"{prefix}to_plane_cnn.7.weight", 4)[0]
     stages = range(1, 5)
-    widths = tuple(_need(shapes, f"{prefix}mix_vit.patch_embed{i}.proj.weight", 4)[0] for i in stages)
-    depths = tuple(_count(shapes, re.escape(prefix) + rf"mix_vit\.block{i}\.(\d+)\.") for i in stages)
+    widths = tuple(need(shapes, f"{prefix}mix_vit.patch_embed{i}.proj.weight", 4)[0] for i in stages)
+    depths = tuple(count(shapes, re.escape(prefix) + rf"mix_vit\.block{i}\.(\d+)\.") for i in stages)
     if (depths, widths) not in SCALES.values():
         raise InputError(f"the motion adapter has depths {depths} and widths {widths}: expected {list(SCALES)}")
     return {
         "channels": channels,
         "depth": out // (3 * channels),
-        "mixed": _need(shapes, f"{prefix}prenet.weight", 4)[0],
+        "mixed": need(shapes, f"{prefix}prenet.weight", 4)[0],
         "encoder": {"depths": list(depths), "widths": list(widths)},
-        "width": _need(shapes, f"{prefix}fuse_head.linear_fuse.conv.weight", 4)[0],
+        "width": need(shapes, f"{prefix}fuse_head.linear_fuse.conv.weight", 4)[0],
     }
 
 
@@ -146,12 +129,12 @@ def _torso(shapes: Shapes, options: Options) -> Fields:
     prefix = "superresolution."
     inside = f"{prefix}torso_model."
     fields: Fields = {"torso_fields": {
-        "version": 2 if _count(shapes, re.escape(inside) + r"motion_field_estimator\.(tgt_head_fuser)\.") else 1,
-        "alpha_input": _need(shapes, f"{inside}appearance_extractor.in_conv.layers.0.weight", 4)[1] == 5,
-        "keypoints": _need(shapes, f"{inside}motion_field_estimator.mask_conv.weight", 5)[0] - 1,
+        "version": 2 if count(shapes, re.escape(inside) + r"motion_field_estimator\.(tgt_head_fuser)\.") else 1,
+        "alpha_input": need(shapes, f"{inside}appearance_extractor.in_conv.layers.0.weight", 4)[1] == 5,
+        "keypoints": need(shapes, f"{inside}motion_field_estimator.mask_conv.weight", 5)[0] - 1,
     }}  # fmt: skip
-    width = _need(shapes, f"{prefix}torso_encoder.0.weight", 4)[0]
-    if _need(shapes, f"{prefix}fuse_fg_bg_convs.0.weight", 4)[1] == 3 * width:
+    width = need(shapes, f"{prefix}torso_encoder.0.weight", 4)[0]
+    if need(shapes, f"{prefix}fuse_fg_bg_convs.0.weight", 4)[1] == 3 * width:
         fields["fuse"] = "concat"
     elif f"{prefix}fuse_head_torso_convs.0.weight" not in shapes:
         fields["fuse"] = "v1"
@@ -160,21 +143,23 @@ def _torso(shapes: Shapes, options: Options) -> Fields:
         if fields["fuse"] not in ("v2", "v3"):
             raise InputError(f"config.yaml says fuse mode {fields['fuse']}, the checkpoint holds v2 or v3: mend it")
     if "htbsr_head_threshold" in options:
-        fields["threshold"] = _option(options, "htbsr_head_threshold", float)
+        fields["threshold"] = option(options, "htbsr_head_threshold", float)
     if "torso_mask_dilate_ksize" in options:
-        fields["torso_fields"]["mask_dilation"] = _option(options, "torso_mask_dilate_ksize", int)
+        fields["torso_fields"]["mask_dilation"] = option(options, "torso_mask_dilate_ksize", int)
     return fields
 
 
 def _portrait(part: str, shapes: Shapes, options: Options) -> Fields:
-    hidden, channels = _need(shapes, _DECODER, 2)
-    features = _need(shapes, "decoder.net.2.weight", 2)[0] - 1
+    hidden, channels = need(shapes, _DECODER, 2)
+    features = need(shapes, "decoder.net.2.weight", 2)[0] - 1
     backbone = "img2plane_backbone." if part == "plane" else "cano_img2plane_backbone."
     fields: Fields = {
         "torso": part == "torso",
         "img2plane_fields": _img2plane(shapes, backbone, channels),
         "decoder_fields": {"hidden": hidden, "features": features},
     }
+    if part == "plane" and (blocks := count(shapes, r"plane2grid_module\.res_blocks_3d\.(\d+)\.")):
+        fields["grid_blocks"] = blocks
     if part != "plane":
         fields["adapter_fields"] = _adapter(shapes, "secc_img2plane_backbone.", channels)
         fields["plane_fusion"] = options.get("phase1_plane_fusion_mode", "add")
@@ -182,9 +167,9 @@ def _portrait(part: str, shapes: Shapes, options: Options) -> Fields:
         fields["superres_fields"] = _torso(shapes, options)
     for theirs, ours in (("num_samples_coarse", "coarse"), ("num_samples_fine", "fine")):
         if theirs in options:
-            fields[ours] = _option(options, theirs, int)
+            fields[ours] = option(options, theirs, int)
     if "box_warp" in options:
-        fields["box_warp"] = _option(options, "box_warp", float)
+        fields["box_warp"] = option(options, "box_warp", float)
     return fields
 
 
@@ -218,8 +203,8 @@ def _torso_table(fields: Fields) -> list[Rule]:
 def _speech(shapes: Shapes, options: Options) -> Fields:
     pitch = "pitch_embed.weight" in shapes
     return {
-        "expression": _need(shapes, "vae.decoder.out_proj.weight", 3)[0],
-        "condition_width": _need(shapes, "mel_encoder.3.weight", 3)[0],
+        "expression": need(shapes, "vae.decoder.out_proj.weight", 3)[0],
+        "condition_width": need(shapes, "mel_encoder.3.weight", 3)[0],
         "pitch": pitch,
         "mouth_amplitude": "mouth_amp_embed" in shapes,
         "pairing": "first" if pitch else "mean",
@@ -228,7 +213,7 @@ def _speech(shapes: Shapes, options: Options) -> Fields:
 
 def _wanted_speech(fields: Fields, shapes: Shapes) -> Any:
     model = AudioToMotion(**fields)
-    channels = _need(shapes, "mel_encoder.0.weight", 3)[1] // (2 if model.pairing == "stack" else 1)
+    channels = need(shapes, "mel_encoder.0.weight", 3)[1] // (2 if model.pairing == "stack" else 1)
     frames = 4 * model.stride
     sound, f0 = jnp.zeros((1, frames, channels)), jnp.zeros((1, frames))
     return jax.eval_shape(partial(model.init, method="everything"), jax.random.key(0), sound, f0)
@@ -272,6 +257,7 @@ KINDS = (
         lambda fields: {"model": fields},
         lambda meta: meta["model"],
     ),
+    *ROWS,
 )
 
 
@@ -291,3 +277,16 @@ def of_description(meta: Mapping[str, Any]) -> tuple[Kind, Fields]:
         f"these weights are of kind {meta.get('kind')!r}, which has no official names: expected one of "
         f"{', '.join(sorted({kind.kind for kind in KINDS}))}"
     )
+
+
+def load(path: Path, name: str) -> tuple[Any, dict[str, Any]]:
+    """The module and the variables of a folder that `r3p convert` wrote of one of the networks of `r3p.kinds_training`.
+
+    Raises:
+      InputError: as `r3p.weights.load`, and when the folder holds another network.
+    """
+    (row,) = (kind for kind in ROWS if kind.name == name)
+    variables, meta = weights.load(path, row.kind)
+    named, fields = of_description(meta)
+    assert named.module is not None
+    return named.module(fields), variables

@@ -30,12 +30,13 @@ WHOLE, LARGEST = "whole", "fsdp"  # what a rule may say instead of naming an axi
 _current: ContextVar[Mesh | None] = ContextVar("mesh", default=None)
 
 
-def make_mesh(sizes: Mapping[str, int] | None = None) -> Mesh:
+def make_mesh(sizes: Mapping[str, int] | None = None, devices: Sequence[Any] | None = None) -> Mesh:
     """The devices of all processes as a mesh of `AXES`.
 
     Args:
       sizes: of the axes; one of them may be -1, which is then what the others leave. An axis left out has size 1, and
         without sizes all devices lie along `data`.
+      devices: others than this machine's, for planning.
 
     Raises:
       InputError: for another axis, or sizes that do not multiply to the number of devices.
@@ -44,15 +45,15 @@ def make_mesh(sizes: Mapping[str, int] | None = None) -> Mesh:
     unknown = sorted(set(wanted) - set(AXES))
     if unknown:
         raise InputError(f"the mesh has no axis {unknown[0]!r}: name its axes {', '.join(AXES)}")
-    devices, shape = jax.device_count(), [wanted.get(name, 1) for name in AXES]
+    count, shape = len(devices or jax.devices()), [wanted.get(name, 1) for name in AXES]
     if shape.count(-1) == 1:
         rest = -math.prod(shape)
-        shape[shape.index(-1)] = devices // rest if rest > 0 and devices % rest == 0 else 0
-    if min(shape) < 1 or math.prod(shape) != devices:
+        shape[shape.index(-1)] = count // rest if rest > 0 and count % rest == 0 else 0
+    if min(shape) < 1 or math.prod(shape) != count:
         told = ", ".join(f"{name} {wanted.get(name, 1)}" for name in AXES)
-        raise InputError(f"a mesh of {told} does not hold {devices} devices: the sizes must multiply to that")
+        raise InputError(f"a mesh of {told} does not hold {count} devices: the sizes must multiply to that")
     types = (AxisType.Auto,) * len(AXES)
-    made = jax.make_mesh(tuple(shape), AXES, axis_types=types)
+    made = jax.make_mesh(tuple(shape), AXES, axis_types=types, devices=devices)
     return Mesh(by_process(made.devices), AXES, axis_types=types)
 
 
@@ -190,13 +191,9 @@ def on_one_device(tree: Tree, mesh: Mesh) -> Tree:
 # ---------------------------------------------------------------------------------------------- batches
 
 
-def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
-    """Whether a global batch divides.
-
-    Raises:
-      InputError: when it does not, or when a process would hold rows that are not its own run of the batch.
-    """
-    data, fsdp, spatial = (mesh.shape[name] for name in AXES)
+def check_divides(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Raises InputError when a global batch does not divide among the devices."""
+    data, fsdp = mesh.shape["data"], mesh.shape["fsdp"]
     if accumulate < 1:
         raise InputError(f"accumulate is {accumulate}: expected 1 or more")
     parts = data * fsdp * accumulate
@@ -206,6 +203,16 @@ def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
             f"a batch of {batch_size} does not divide among {parts} = data {data} x fsdp {fsdp} x accumulate "
             f"{accumulate}: set batch_size to {below} or {below + parts}"
         )
+
+
+def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Whether a global batch divides among the devices and processes.
+
+    Raises:
+      InputError: when it does not, or when a process would hold rows that are not its own run of the batch.
+    """
+    check_divides(batch_size, mesh, accumulate)
+    spatial = mesh.shape["spatial"]
     first, count = _rows(batch_size, mesh)
     if count * jax.process_count() != batch_size or first % count:
         raise InputError(

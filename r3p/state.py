@@ -135,27 +135,39 @@ def make_optimizer(config: ConfigDict, params: Tree) -> optax.GradientTransforma
     )
 
 
-def create(variables: dict[str, Tree], optimizer: optax.GradientTransformation) -> TrainState:
-    """A state at step 0 from `module.init`'s variables."""
+def create(
+    variables: dict[str, Tree], optimizer: optax.GradientTransformation, *, unaveraged: Sequence[str] = ()
+) -> TrainState:
+    """A state at step 0 from `module.init`'s variables.
+
+    The average leaves out the parts of the parameters and the collections that `unaveraged` names.
+    """
     model_state = dict(variables)
     params = model_state.pop("params")
+    kept = {k: v for k, v in model_state.items() if k not in unaveraged}
+    averaged = {"params": {k: v for k, v in params.items() if k not in unaveraged}, **kept}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         model_state=model_state,
         opt_state=optimizer.init(params),
-        average=jax.tree.map(jnp.copy, dict(variables)),
+        average=jax.tree.map(jnp.copy, averaged),
     )
 
 
 def apply_gradients(
     state: TrainState, grads: Tree, model_state: Tree, optimizer: optax.GradientTransformation, average_decay: float
 ) -> TrainState:
-    """One optimiser step; the average forgets fast at first: its decay is min(decay, (1 + n) / (10 + n))."""
+    """One optimiser step; the average follows what it holds.
+
+    It forgets fast at first: its decay is min(decay, (1 + n) / (10 + n)).
+    """
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = jnp.minimum(average_decay, (1.0 + state.step) / (10.0 + state.step))
-    average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.average, {"params": params, **model_state})
+    now = {"params": {k: params[k] for k in state.average["params"]}}
+    now |= {k: model_state[k] for k in state.average if k != "params"}
+    average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.average, now)
     return state.replace(
         step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state, average=average
     )
@@ -224,3 +236,87 @@ def gradients(
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     total, _ = jax.lax.scan(body, zeros, (parts, jnp.arange(accumulate)))
     return jax.tree.map(lambda x: x / accumulate if jnp.issubdtype(x.dtype, jnp.floating) else x, total)
+
+
+def make_adam(config: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformation:
+    """Adam at one rate for all parameters, `rate` of the step, with global-norm clipping (`config.clip_norm`)."""
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.adam(rate, b1=config.beta1, b2=config.beta2))
+
+
+# ------------------------------------------------------------------------------------------------ groups
+# Stages whose parts begin, slow down and stop at steps of their own, and play against a discriminator.
+Rates = Callable[[jax.Array], dict[str, jax.Array]]
+
+
+def grouped_adam(
+    params: Tree,
+    groups: Sequence[tuple[str, str]],
+    rates: Rates,
+    *,
+    betas: dict[str, tuple[float, float]],
+    clip_norm: float,
+    apart: Sequence[str] = (),
+    frozen: Sequence[str] = (),
+) -> optax.GradientTransformation:
+    """Adam with a learning rate for each group of parameters at each step.
+
+    A group whose rate is 0 rests: neither its parameters nor its moments move, so that its first step is as long as
+    that of any other. What rests does not count in the norm that is clipped.
+
+    Args:
+      params: the tree, or its shapes.
+      groups: (regex, name): a parameter belongs to the first whose regex finds its path; to none = never trained, and
+        no moments are kept for it.
+      rates: step -> {name: rate}.
+      betas: of the groups by name, "" for those not named.
+      clip_norm: largest norm of the gradients that are stepped along together.
+      apart: groups whose norm is clipped on their own (a discriminator's).
+      frozen: regexes of parameters that are never trained, whatever group they would belong to.
+
+    Raises:
+      InputError: for a regex that finds nothing.
+    """
+    resting = label_by_pattern(params, [(pattern, "frozen") for pattern in frozen], "")
+    labels = jax.tree.map(lambda rest, label: rest or label, resting, label_by_pattern(params, groups, "frozen"))
+    names = [n for n in dict.fromkeys(jax.tree.leaves(labels)) if n != "frozen"]
+    adams = {
+        name: optax.masked(
+            optax.scale_by_adam(*betas.get(name, betas.get("", (0.9, 0.999)))),
+            jax.tree.map(lambda label, name=name: label == name, labels),
+        )
+        for name in names
+    }
+
+    def init(params: Tree) -> Tree:
+        return {"count": jnp.zeros((), jnp.int32), "groups": {name: adams[name].init(params) for name in names}}
+
+    def scales(grads: Tree, rate: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """What each group's gradient is multiplied with for its norm to be clipped."""
+        squares = {name: jnp.zeros(()) for name in names}
+        for label, grad in zip(jax.tree.leaves(labels), jax.tree.leaves(grads), strict=True):
+            if label in squares:
+                squares[label] += jnp.where(rate[label] > 0, jnp.sum(jnp.square(grad.astype(jnp.float32))), 0.0)
+        together = sum((v for name, v in squares.items() if name not in apart), jnp.zeros(()))
+        out = {}
+        for name in names:
+            norm = jnp.sqrt(squares[name] if name in apart else together)
+            out[name] = jnp.where(norm > clip_norm, clip_norm / jnp.maximum(norm, 1e-12), 1.0)
+        return out
+
+    def update(grads: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
+        rate = rates(state["count"])
+        scale = scales(grads, rate)
+        updates, states = grads, {}
+        for name in names:
+            active, before = rate[name] > 0, state["groups"][name]
+            clipped = jax.tree.map(lambda g, label: g * scale.get(label, 1.0), grads, labels)
+            stepped, after = adams[name].update(clipped, before, params)
+            states[name] = jax.tree.map(lambda a, b, active=active: jnp.where(active, a, b), after, before)
+            updates = jax.tree.map(
+                lambda u, s, label, name=name: jnp.where(active, -rate[name] * s, 0.0) if label == name else u,  # noqa: B023
+                updates, stepped, labels,
+            )  # fmt: skip
+        updates = jax.tree.map(lambda u, label: jnp.zeros_like(u) if label == "frozen" else u, updates, labels)
+        return updates, {"count": state["count"] + 1, "groups": states}
+
+    return optax.GradientTransformation(init, update)

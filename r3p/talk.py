@@ -11,14 +11,17 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from r3p import audio, avatar, backdrop, face, fit, motion, photo, video
+from r3p import audio, avatar, backdrop, face, fit, memory, motion, photo, video
 from r3p.detect import FaceFinder, OneEuro
 from r3p.errors import InputError
 
 ASSETS = Path(__file__).parent / "assets"
 DEMO_PORTRAIT, DEMO_SPEECH = ASSETS / "astronaut.jpg", ASSETS / "speech.wav"
 FPS = 25
-ADAPT_STEPS = 140
+# Adaptation steps: those of the demo keep it within three minutes on two processors; a portrait of one's own is
+# prepared once and may take longer, until its lips follow a driver's as the teacher's do.
+DEMO_STEPS, STEPS = 170, 400
+_FITTED = 0.4  # share of what a portrait learns that looks like expressions fitted to a video, when one drives it
 _FROM_PHOTOGRAPH = np.array([1, 0.5], np.float32)  # of its expression, in the first frames of speech
 NOTICE = "synthetic video made by r3p from one photograph"
 
@@ -53,7 +56,12 @@ def talk_parser() -> argparse.ArgumentParser:
     p.add_argument("--mouth-amp", type=float, default=0.3, help="how far the mouth opens in speech (0..1)")
     p.add_argument("--exp-scale", type=float, default=1.0, help="scales the driven expression")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--adapt", type=int, default=ADAPT_STEPS, metavar="STEPS", help="adaptation steps to the photograph")
+    p.add_argument(
+        "--adapt",
+        type=int,
+        metavar="STEPS",
+        help=f"adaptation steps to the photograph ({STEPS}; 0 with --weights): {DEMO_STEPS} is quicker and less exact",
+    )
     p.add_argument("--save-portrait", type=Path, help="keep the prepared portrait in this file")
     p.add_argument("--weights", type=Path, help="model weights instead of the embedded default")
     p.add_argument("--face-area", type=float, default=avatar.FACE_AREA, help="share of the frame that the face fills")
@@ -67,7 +75,7 @@ def talk(argv: Sequence[str]) -> int:
     """`r3p talk`. Raises InputError for input that cannot be used."""
     args = talk_parser().parse_args(argv)
     _, speed = make_video(args)
-    print(f"{args.out}: rendered at {speed:.1f} frames/s")
+    print(f"{args.out}: {1 / speed:.3g} s a frame ({speed:.3g} frames/s), peak memory {memory.peak():.1f} GiB")
     return 0
 
 
@@ -77,7 +85,7 @@ def demo(argv: Sequence[str]) -> int:
         "r3p demo", "A talking video of a public-domain portrait (NASA's Eileen Collins).", "r3p demo --out demo.mp4"
     )
     p.add_argument("--out", type=Path, default=Path("r3p_demo.mp4"))
-    p.add_argument("--adapt", type=int, default=ADAPT_STEPS, metavar="STEPS", help="adaptation steps to the photograph")
+    p.add_argument("--adapt", type=int, default=DEMO_STEPS, metavar="STEPS", help="adaptation steps to the photograph")
     p.add_argument("--report", type=Path, metavar="JSON", help="also measure the result: a JSON file and a picture")
     args = p.parse_args(argv)
     if args.report and args.report.suffix != ".json":
@@ -219,7 +227,7 @@ def blink_curve(mode: str, length: int, seed: int) -> np.ndarray:
 def make_video(args: argparse.Namespace) -> tuple[avatar.Avatar, float]:
     """Prepares or loads the portrait, drives it, writes the video. Nothing half-written stays behind.
 
-    Returns the portrait and the frames rendered a second, the first (which compiles) left out.
+    Returns the portrait and the frames rendered a second, the first of several (which compiles) left out.
     """
     _enable_cache()
     loaded: list[FaceFinder] = []
@@ -234,6 +242,8 @@ def make_video(args: argparse.Namespace) -> tuple[avatar.Avatar, float]:
             raise InputError(f"there is no file {path}: check the name")
     if not (args.audio or args.video or args.expression):
         raise InputError("nothing to drive the portrait with: give --audio, --video or --expression")
+    if args.adapt is None:
+        args.adapt = 0 if args.weights else STEPS
     if args.adapt < 0:
         raise InputError(f"--adapt is {args.adapt}: expected 0 or more steps")
     if not args.out.absolute().parent.is_dir():
@@ -249,6 +259,7 @@ def make_video(args: argparse.Namespace) -> tuple[avatar.Avatar, float]:
     kept: list[np.ndarray] = []
     every = max(1, len(move.expression) // 24)
     size = (person.size * (5 if args.debug else 1), person.size)
+    memory.keep_freed()
     began = time.monotonic()
     with video.VideoWriter(args.out, size, FPS, audio=driven.sound, alpha=alpha, comment=NOTICE) as writer:
         for t, frame in enumerate(
@@ -256,11 +267,11 @@ def make_video(args: argparse.Namespace) -> tuple[avatar.Avatar, float]:
         ):
             shown = _debug_strip(person, frame) if args.debug else frame.image
             writer.write(_with_alpha(shown, frame.person) if alpha else shown)
-            if t == 0:
+            if t == 0 and len(move.expression) > 1:
                 began = time.monotonic()
             if args.sheet and t % every == 0:
                 kept.append(frame.image)
-        speed = (len(move.expression) - 1) / max(time.monotonic() - began, 1e-9)
+        speed = max(len(move.expression) - 1, 1) / max(time.monotonic() - began, 1e-9)
     if args.sheet:
         photo.save_image(args.sheet, video.contact_sheet(kept, columns=6, rows=4, height=256))
     return person, speed
@@ -286,6 +297,7 @@ def _prepare(args: argparse.Namespace, finder: FaceFinder) -> avatar.Avatar:
         return avatar.prepare(
             image, steps=args.adapt, name=str(args.image), model_path=args.weights, finder=finder,
             face_area=args.face_area, face_index=args.face_index, seed=args.seed, progress=progress,
+            spread=_FITTED if args.video else 0.0,
         )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,29 @@ def load_stage(config: ConfigDict) -> Stage:
     return importlib.import_module(name).make(config)
 
 
+def trace_step(
+    stage: Stage, config: ConfigDict, shardings: Any, mesh: Any, state: TrainState, batch: Batch
+) -> tuple[Any, list[str]]:
+    """The training step, traced for the devices of `mesh`, and the names of its metrics.
+
+    state, batch: arrays, or their shapes with shardings.
+    """
+    names: list[str] = []
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
+        rng = jax.random.fold_in(_key(config), state.step)  # from the seed and the step alone
+        state, values = stage.step(state, batch, rng)
+        names[:] = sorted(values)
+        # A gradient can overflow where the loss does not; then the fault is this batch's, not the next one's.
+        good = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(state.params)]).all()
+        vector = [jnp.asarray(values[name], jnp.float32) for name in names]
+        return state, jnp.stack([*vector, jnp.where(good, 0.0, jnp.nan)])
+
+    # Batches are not donated: no output has their shape.
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
+    return jitted.trace(state, batch), names
+
+
 class Step:
     """The training step, compiled for the shapes that batches come in, and what it costs."""
 
@@ -78,19 +102,8 @@ class Step:
         self.flops = 0.0  # of the step that was called last
         self._names: list[str] = []
         self._compiled: dict[tuple[Any, ...], tuple[Any, float]] = {}
+        self._trace = partial(trace_step, stage, config, shardings, mesh)
         self._say = say
-
-        def step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
-            rng = jax.random.fold_in(_key(config), state.step)  # from the seed and the step alone
-            state, values = stage.step(state, batch, rng)
-            self._names = sorted(values)
-            # A gradient can overflow where the loss does not; then the fault is this batch's, not the next one's.
-            good = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(state.params)]).all()
-            vector = [jnp.asarray(values[name], jnp.float32) for name in self._names]
-            return state, jnp.stack([*vector, jnp.where(good, 0.0, jnp.nan)])
-
-        # Batches are not donated: no output has their shape.
-        self._jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
 
     def prepare(self, state: TrainState, batch: Batch) -> None:
         """Compiles for batches of this shape, once."""
@@ -98,7 +111,7 @@ class Step:
         if shapes not in self._compiled:
             self._say("compiling the training step ...")
             started = time.monotonic()
-            traced = self._jitted.trace(state, batch)
+            traced, self._names = self._trace(state, batch)
             operations = flops.count(traced.jaxpr)
             self._compiled[shapes] = traced.lower().compile(), operations
             self._say(f"compiling done in {time.monotonic() - started:.1f} s: {operations / 1e9:.4g} GFLOP a step")
@@ -154,7 +167,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> TrainState:
     stage = load_stage(config)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.batch_size, mesh, config.accumulate)
-    _check_options(stage, config)
+    check_options(stage, config)
     shapes = jax.eval_shape(stage.init, _key(config))
     shardings = sharding.shard_state(shapes, mesh, config.sharding_rules, config.fsdp_least)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -184,7 +197,9 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> TrainState:
         host, batch = next(batches)
         step = Step(stage, config, shardings, mesh, writer.say)
         step.prepare(state, batch)
-        evaluate = jax.jit(stage.evaluate, out_shardings=sharding.replicated(mesh)) if stage.evaluate else None
+        evaluate = None
+        if stage.evaluate and stage.held_out:
+            evaluate = jax.jit(stage.evaluate, out_shardings=sharding.replicated(mesh))
         watch = Watch(step, config, workdir, writer, checkpoints)
 
         for done in range(first + 1, config.steps + 1):
@@ -230,7 +245,8 @@ def _key(config: ConfigDict) -> jax.Array:
     return jax.random.key(config.seed, impl=config.random)
 
 
-def _check_options(stage: Stage, config: ConfigDict) -> None:
+def check_options(stage: Stage, config: ConfigDict) -> None:
+    """Raises InputError for options that no stage has, or that this one has not."""
     compute_dtype(config)
     if config.random not in ("rbg", "threefry2x32"):
         raise InputError(f"random is {config.random!r}: choose rbg or threefry2x32")

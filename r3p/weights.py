@@ -19,6 +19,7 @@ from flax import traverse_util
 from r3p.errors import InputError
 
 META = "meta.json"
+UNUSED = "unused"  # beside the trees: arrays of an official checkpoint that no network here reads
 
 
 @contextmanager
@@ -68,6 +69,7 @@ def load(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[
       InputError: no such file, not such a file, another kind, or arrays that are not finite.
     """
     flat, meta = read(path, kind)
+    flat = {k: v for k, v in flat.items() if not k.startswith(f"{UNUSED}/")}
     if meta.get("kind") != kind:
         raise InputError(f"{path} holds {meta.get('kind', 'something else')!r}, expected {kind!r}: give the right file")
     for key, value in flat.items():

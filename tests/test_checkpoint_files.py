@@ -15,6 +15,7 @@ import pytest
 
 from r3p.checkpoint_files import opened, read_arrays
 from r3p.checkpoint_files.pytorch import MAGIC
+from r3p.checkpoint_files.safetensors import write_safetensors
 from r3p.checkpoint_files.write import write_torch
 from r3p.errors import InputError
 
@@ -67,6 +68,14 @@ def test_networks_of_a_pickle_are_read_without_their_code():
 def safetensors(entries, data, size=None):
     header = json.dumps(entries).encode()
     return struct.pack("<Q", len(header) if size is None else size) + header + data
+
+
+def test_safetensors_are_written_as_they_are_read(tmp_path):
+    wanted = {k: v for k, v in WANTED.items() if k != "complex"}
+    write_safetensors(tmp_path / "a.safetensors", wanted)
+    check_equal(read_arrays(tmp_path / "a.safetensors"), wanted)
+    with pytest.raises(InputError, match="complex is of type complex64"):
+        write_safetensors(tmp_path / "b.safetensors", WANTED)
 
 
 def test_safetensors(tmp_path):

@@ -1,16 +1,11 @@
 """The dual discriminator: golden cases with first and second derivatives, groups, cameras, refusals."""
 
-import json
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-import parity
 import pytest
-from official import captured, channels_first, channels_last, drawn, leaf, quick_jit
+from quick import drawn, quick_jit
 
-from r3p import convert
 from r3p.errors import InputError
 from r3p.models.discriminator import (
     CAMERA_SPREAD,
@@ -19,7 +14,6 @@ from r3p.models.discriminator import (
     blur_camera,
     gradient_penalty,
 )
-from r3p.names.discriminator import RULES
 
 TINY = {"widths": (4, 6, 8), "mapping_depth": 2, "mapping_width": 8}
 
@@ -35,68 +29,6 @@ def tiny_batch(b=2):
     image, raw = (rng.uniform(-1, 1, (b, side, side, 3)).astype(np.float32) for side in (16, 8))
     camera, noise = rng.standard_normal((2, b, 25), dtype=np.float32)
     return image, raw, camera, noise
-
-
-@pytest.mark.parametrize("case", ["disc_b1", pytest.param("disc", marks=pytest.mark.slow)])
-def test_golden(case):
-    meta, inputs, recorded = parity.load_case(case)
-    variables = convert.to_variables(parity.official_weights("disc"), RULES)
-    args = channels_last(inputs["image"]), channels_last(inputs["image_raw"]), inputs["camera"], inputs["noise"]
-    run = jax.jit(lambda v, *a: Discriminator().apply(v, *a, capture_intermediates=True))
-    logits, state = run(variables, *args)
-    values = {f"b{side}.0": channels_first(captured(state, f"block{side}")) for side in (512, 128, 32, 8)}
-    values |= {"embed": captured(state, "mapping/embed"), "mapping": captured(state, "mapping"), "logits": logits}
-    assert values.keys() == {n for n in recorded if "grad" not in n and n != "r1"}
-    for name, value in values.items():
-        parity.check(case, meta, recorded, name, value)
-
-
-@pytest.mark.slow
-def test_gradients_match_official():
-    case = "disc"
-    meta, inputs, recorded = parity.load_case(case)
-    variables = convert.to_variables(parity.official_weights(case), RULES)
-    images = channels_last(inputs["image"]), channels_last(inputs["image_raw"])
-    cotangent = parity.cotangent(case, "logits", (2, 1))
-
-    def total(variables, *images):
-        return jnp.sum(Discriminator().apply(variables, *images, inputs["camera"], inputs["noise"]) * cotangent)
-
-    value, (grads, *inner) = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))(variables, *images)
-    parity.check(case, meta, recorded, "grad_total", value[None])
-    for name, grad in zip(("image", "image_raw"), inner, strict=True):
-        parity.check(case, meta, recorded, f"grad/{name}", channels_first(grad))
-    for name in (n.removeprefix("grad/") for n in recorded if n.startswith("grad/") and "weight" in n):
-        parity.check(case, meta, recorded, f"grad/{name}", leaf(grads, RULES, name))
-
-
-@pytest.mark.slow
-def test_penalty_and_its_gradients_match_official():
-    case = "disc"
-    meta, inputs, recorded = parity.load_case(case)
-    variables = convert.to_variables(parity.official_weights(case), RULES)
-    images = channels_last(inputs["image"]), channels_last(inputs["image_raw"])
-
-    def penalty(variables, *images):
-        return gradient_penalty(
-            lambda *pair: Discriminator().apply(variables, *pair, inputs["camera"], inputs["noise"]), *images
-        )
-
-    value, grads = jax.jit(jax.value_and_grad(penalty))(variables, *images)
-    parity.check(case, meta, recorded, "r1", value[None])
-    for name in (n.removeprefix("r1_grad/") for n in recorded if n.startswith("r1_grad/")):
-        parity.check(case, meta, recorded, f"r1_grad/{name}", leaf(grads, RULES, name))
-
-
-def test_released_names_and_shapes_fit():
-    manifest = json.loads((parity.CASES.parent / "manifests" / "disc.json").read_text())
-    state = {name: np.broadcast_to(np.float32(0), spec["shape"]) for name, spec in manifest.items()}
-    shapes = ((2, 512, 512, 3), (2, 128, 128, 3), (2, 25))
-    wanted = jax.eval_shape(
-        Discriminator().init, jax.random.key(0), *(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes)
-    )
-    convert.check_against(convert.to_variables(state, RULES), wanted)
-    assert sum(math.prod(x.shape) for x in jax.tree.leaves(wanted)) == 31_359_744
 
 
 def test_penalty_is_the_squared_gradient():

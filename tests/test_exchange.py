@@ -12,61 +12,26 @@ from test_portrait import TINY, TORSO, drawn, example
 from r3p import avatar, checkpoint, cli, convert, recognise, speech_motion, weights
 from r3p.checkpoint_files import opened, read_arrays
 from r3p.checkpoint_files.write import write_torch
-from r3p.convert import Rule, check_against, to_official, to_variables
+from r3p.convert import Rule, check_against, to_official, to_variables, unused_arrays
 from r3p.errors import InputError
 from r3p.models.portrait import Portrait
-from r3p.names import (
-    audio2motion,
-    decoder,
-    discriminator,
-    eg3d,
-    hubert,
-    img2plane,
-    motion_adapter,
-    planes,
-    portrait,
-    segformer,
-    superres,
-    syncnet,
-    torso,
-)
+from r3p.names import audio2motion, portrait, superres
+from r3p.parity.networks import NOISY_HEAD, network
 
-# Every table with a manifest whose names it converts.
+# Every table with the names that it converts.
 TABLES = {
-    "audio2motion": ("a2m_pitch", audio2motion.RULES),
-    "audio2motion, plain": ("a2m_vae", audio2motion.PLAIN_RULES),
-    "img2plane": ("img2plane", img2plane.RULES),
-    "decoder": ("renderer", decoder.RULES),
-    "motion adapter": ("secc2plane", motion_adapter.RULES),
-    "segformer": ("segformer_img2plane_b0", segformer.RULES),
-    "super-resolution": ("sr_head", superres.HEAD),
-    "super-resolution with noise": ("sr_head", superres.HEAD_NOISY),
-    "fused super-resolution": ("sr_warp_v2_v2", superres.RULES),
+    **{model: (model, network(model).rules) for model in parity.models()},
+    "super-resolution with noise": ("sr_head", NOISY_HEAD.rules),
     "fused super-resolution, v3": ("sr_warp_v2_v2", superres.RULES_V3),
-    "torso": ("torso_v2", torso.RULES),
-    "torso, v1": ("torso_v1", torso.RULES),
-    "whole image-to-plane": ("i2p_full", portrait.IMAGE_TO_PLANE),
-    "head": ("head_full", portrait.HEAD),
-    "head and torso": ("torso_full", portrait.RULES),
     "head and torso, v3": ("torso_full", portrait.RULES_V3),
-    "EG3D": ("eg3d_r3d", eg3d.RULES),
-    "EG3D, published": ("eg3d_orig", eg3d.RULES),
-    "discriminator": ("disc", discriminator.RULES),
-    "syncnet": ("syncnet", syncnet.RULES),
-    "syncnet of lips": ("syncnet_lip", syncnet.RULES),
-    "grid refiner": ("plane2grid", planes.RULES),
-    "hubert": ("hubert_small", hubert.RULES),
 }
 BOOKKEEPING = r"(.*\.)?(num_batches_tracked|resample_filter|noise_const|noise_strength)|lambda_pertube.*"
-NEVER_USED = ("head_torso_alpha_predictor", "blink_embed.weight", "masked_spec_embed")
-WITH_MANIFEST = ("discriminator", "hubert")  # several names fit a leaf: the manifest says which
+NEVER_USED = ("head_torso_alpha_predictor", "blink_embed.weight", "masked_spec_embed", "vgg19.", "vggface.")
+# Several names fit a leaf: the manifest says which.
+WITH_MANIFEST = ("disc", "hubert_small", "hubert_base_small", "hubert_large")
 
 
-def manifest(name):
-    path = parity.CASES.parent / "manifests" / f"{name}.json"
-    if not path.exists():
-        pytest.skip(f"{name} is not among the manifests")
-    return json.loads(path.read_text())
+manifest = parity.FOLDER.manifest
 
 
 def state_of(specs):
@@ -94,9 +59,12 @@ def test_there_and_back_is_the_same(table):
     assert list(back) == list(state)
     different = [k for k in state if not np.array_equal(one_of_each(state[k]), one_of_each(back[k]))]
     assert all(state[k].shape == back[k].shape and state[k].dtype == back[k].dtype for k in state)
-    unused = [k for k in different if not re.fullmatch(BOOKKEEPING, k)]
-    # What the official network holds and never uses.
-    assert all(any(part in k for part in NEVER_USED) for k in unused)
+    # What no network here reads is kept beside.
+    kept = unused_arrays(state, rules)
+    assert kept.keys() == set(different)
+    assert all(any(part in k for part in NEVER_USED) for k in kept if not re.fullmatch(BOOKKEEPING, k))
+    whole = to_official(variables, rules, listed, kept)
+    assert all(np.array_equal(one_of_each(state[k]), one_of_each(whole[k])) for k in state)
     if table in WITH_MANIFEST:
         with pytest.raises(InputError, match="cannot be read backwards"):
             to_official(variables, rules)
@@ -105,14 +73,6 @@ def test_there_and_back_is_the_same(table):
         assert held.keys() <= state.keys() and not held.keys() & set(different)
     again = to_variables(back, rules)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.ravel()[:1000], b.ravel()[:1000]), variables, again)
-
-
-def test_official_weights_come_back_bit_for_bit():
-    state = parity.official_weights("a2m_pitch")
-    back = to_official(
-        to_variables(state, audio2motion.RULES), audio2motion.RULES, {k: (v.shape, v.dtype) for k, v in state.items()}
-    )
-    assert all(state[k].tobytes() == back[k].tobytes() and state[k].dtype == back[k].dtype for k in state)
 
 
 def test_every_layout_has_its_inverse():
@@ -162,8 +122,15 @@ def test_what_has_no_way_back_is_named():
         ("torso_full", "torso"),
         ("head_full", "head"),
         ("i2p_full", "img2plane"),
+        ("i2p_full_trigrid_v2", "img2plane"),
         ("a2m_pitch", "audio2motion"),
         ("a2m_vae", "audio2motion"),
+        ("hubert_large", "hubert"),
+        ("syncnet", "syncnet"),
+        ("syncnet_lip", "syncnet"),
+        ("eg3d_r3d", "eg3d"),
+        ("disc", "discriminator"),
+        ("perceptual", "perceptual"),
     ],
 )
 def test_networks_are_known_by_their_names(name, network):
@@ -314,19 +281,25 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_whole_portrait_model_there_and_back(tmp_path):
-    state = parity.official_weights("torso_full")
+@pytest.mark.parametrize(
+    ("model", "rules", "kind"),
+    [
+        ("torso_full", portrait.RULES, avatar.WEIGHTS_KIND),
+        ("i2p_full_trigrid_v2", portrait.IMAGE_TO_PLANE, "image-to-plane model"),
+    ],
+)
+def test_a_whole_model_there_and_back(model, rules, kind, tmp_path):
+    state = parity.official_weights(model)
     ckpt, folder, back = tmp_path / "a.ckpt", tmp_path / "w", tmp_path / "b.ckpt"
     write_torch(ckpt, {"state_dict": {"model": state}})
     assert cli.main(["convert", "--from", str(ckpt), "--to", str(folder)]) == 0
     ckpt.unlink()
-    _, variables, meta = avatar.load_model(folder)
-    assert meta["pncc_size"] == 512
-    jax.tree.map(np.testing.assert_array_equal, variables, to_variables(state, portrait.RULES))
+    variables, meta = weights.load(folder, kind)
+    assert avatar.build(meta["fields"]).grid_blocks == (model == "i2p_full_trigrid_v2")
+    jax.tree.map(np.testing.assert_array_equal, variables, to_variables(state, rules))
     assert cli.main(["convert", "--from", str(folder), "--to-torch", str(back)]) == 0
     with opened(back) as file:
         for name, value in state.items():
             got = file.arrays[f"state_dict.model.{name}"]
             assert (got.shape, got.dtype) == (value.shape, value.dtype)
-            if not re.fullmatch(BOOKKEEPING + "|.*head_torso_alpha_predictor.*", name):
-                assert got.read().tobytes() == value.tobytes(), name
+            assert got.read().tobytes() == value.tobytes(), name

@@ -1,16 +1,18 @@
 """Layer operations against recorded values of the official code, closed forms and invariances."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
 from jax.test_util import check_grads
-from official import channels_first, channels_last
 
 from r3p.errors import InputError
 from r3p.models import layers, torso
 from r3p.models.discriminator import append_deviation
+from r3p.parity.layouts import channels_first, channels_last
 
 grid_sample = jax.jit(layers.grid_sample, static_argnames=("padding", "align_corners"))
 modulated_conv = jax.jit(layers.modulated_conv, static_argnums=(3, 4))
@@ -19,12 +21,8 @@ conv3d = jax.jit(layers.conv3d)
 
 @pytest.fixture(scope="module")
 def ops():
-    meta, inputs, recorded = parity.load_case("ops")
-
-    def check(name, value):
-        parity.check("ops", meta, recorded, name, value)
-
-    return inputs, check
+    case = parity.FOLDER.case("ops")
+    return case.inputs, functools.partial(parity.check, case)
 
 
 def _hwio(kernel):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from r3p.errors import InputError
-from r3p.lpips import STAGES, features, load, lpips
+from r3p.lpips import STAGES, alex_features, features, load, lpips, lpips_alex
 from r3p.photo import load_image
 
 CHANNELS = (3, 4, 4, 6, 6, 8, 8, 8, 8, 8, 8, 8, 8, 8)
@@ -98,3 +98,22 @@ def test_real_weights_order_changes_as_people_do(request):
     b = jnp.asarray(np.stack([image, brighter, *blurred]), jnp.float32) / 127.5 - 1
     same, light, *soft = np.asarray(jax.jit(lpips)(params, a, b))
     assert same == 0 and light < 0.03 < soft[1] < soft[2] < 0.9 and soft[0] < soft[1]
+
+
+def test_alexnet_orders_changes_as_people_do(request):
+    params = load(net="alexnet")
+    image = load_image(request.path.parent / "data" / "portrait.jpg")[60:180, 140:260]
+    soft = [cv2.GaussianBlur(image, (0, 0), s) for s in (0.7, 4)]
+    a, b = (jnp.asarray(np.stack(x), jnp.float32) / 127.5 - 1 for x in ([image] * 3, [image, *soft]))
+    same, little, much = np.asarray(jax.jit(lpips_alex)(params, a, b))
+    assert same == 0 and 0 < little < much < 1
+    # 120 pixels: a stride of 4 and two poolings of 3 with a stride of 2.
+    assert [f.shape[1:] for f in alex_features(params, a[:1])] == [
+        (29, 29, 64),
+        (14, 14, 192),
+        (6, 6, 384),
+        (6, 6, 256),
+        (6, 6, 256),
+    ]
+    with pytest.raises(InputError, match="31 pixels"):
+        lpips_alex(params, a[:, :16], b[:, :16])

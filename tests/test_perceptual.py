@@ -1,19 +1,16 @@
 """Perceptual loss: golden case of the official networks, its formula and its gradients on small ones."""
 
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import parity
 import pytest
-from official import captured, channels_first, channels_last, drawn, quick_jit
+from quick import drawn, quick_jit
 
-from r3p import convert
 from r3p.errors import InputError
 from r3p.models.perceptual import FACES, VGG, VGG16, PerceptualLoss
-from r3p.names.perceptual import RULES
+from r3p.parity.layouts import captured
 
 SMALL = dict(widths=(3, 4, 4, 5, 5))
 TINY = PerceptualLoss(size=128, vgg19_fields=SMALL, vggface_fields=SMALL)
@@ -29,36 +26,11 @@ def images(size, seed=0):
     return np.random.default_rng(seed).uniform(-1, 1, (2, 1, size, size, 3)).astype(np.float32)
 
 
-@pytest.mark.slow
-def test_matches_official():
-    case = "perceptual"
-    meta, inputs, recorded = parity.load_case(case)
-    variables = convert.to_variables(parity.official_weights(meta["model"]), RULES)
-    model = PerceptualLoss()
-    a, b, a128, b128 = (channels_last(inputs[k]) for k in ("a", "b", "a128", "b128"))
-    values = {}
-    run = jax.jit(lambda v, a: [model.bind(v).vgg19(a), model.bind(v).vggface(a)])
-    for name, seen in zip(("vgg19", "vggface"), run(variables, a), strict=True):
-        values |= {f"{name}/relu_{i + 1}_1": channels_first(x) for i, x in enumerate(seen)}
-    values["loss512"] = jax.jit(model.apply)(variables, a, b)[None]
-    loss128, grad = jax.jit(jax.value_and_grad(model.apply, argnums=1))(variables, a128, b128)
-    values |= {"loss128": loss128[None], "loss128_grad": channels_first(grad)}
-    assert values.keys() == recorded.keys()
-    for name, value in values.items():
-        parity.check(case, meta, recorded, name, value)
-
-
-def test_official_names_fill_the_networks():
-    manifest = json.loads((parity.CASES.parent / "manifests" / "perceptual.json").read_text())
-    state = {name: np.broadcast_to(np.float32(0), spec["shape"]) for name, spec in manifest.items()}
+def test_whole_networks_are_the_published_ones():
     image = jax.ShapeDtypeStruct((1, 512, 512, 3), jnp.float32)
-    wanted = jax.eval_shape(PerceptualLoss().init, jax.random.key(0), image, image)
-    convert.check_against(convert.to_variables(state, RULES), wanted)
-    # Whole, the networks are the published ones: 20.0 and 14.7 million.
     for convs, count in (((2, 2, 4, 4, 4), 20_024_384), ((2, 2, 3, 3, 3), 14_714_688)):
         shapes = jax.eval_shape(VGG(convs).init, jax.random.key(0), image)
         assert sum(v.size for v in jax.tree.leaves(shapes)) == count
-    assert sum(np.prod(spec["shape"]) for spec in manifest.values()) == 20_024_384 + 14_714_688
 
 
 def test_formula():

@@ -3,130 +3,17 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import parity
 import pytest
-from flax import traverse_util
 
-from r3p import camera, convert, render
+from r3p import camera, render
 from r3p.errors import InputError
 from r3p.models.decoder import Decoder
-from r3p.models.planes import resize_planes
-from r3p.names.decoder import RULES
-
-CASES = ["render_missed_rays"]
-SLOW_CASES = [
-    "render_trigrid",
-    "render_fixed_u",
-    "render_white_back",
-    "render_no_importance",
-    "render_det",
-    "render_128",
-]
 
 
 @pytest.fixture(autouse=True)
 def full_precision():
     with jax.default_matmul_precision("highest"):
         yield
-
-
-def golden(case):
-    """The case's parts in our layout: meta, recorded, decoder function, parameters, planes, rays, sampling options."""
-    meta, inputs, recorded = parity.load_case(case)
-    variables = convert.to_variables(parity.official_weights(meta["model"]), RULES)
-    planes = jnp.asarray(inputs["planes"])
-    b, _, c, h, w = planes.shape
-    if c == 96:  # tri-grid: channel and depth are merged, channel outside
-        planes = jnp.moveaxis(planes.reshape(b, 3, 32, 3, h, w), 2, -1)
-    else:
-        planes = jnp.moveaxis(planes, 2, -1)
-    options = dict(coarse=48, fine=48)
-    if "jitter" in inputs:
-        rays = camera.rays(jnp.asarray(inputs["camera"]), int(inputs["jitter"].shape[1] ** 0.5))
-        count = rays[0].shape[1]
-        options = dict(
-            coarse=inputs["jitter"].shape[2],
-            fine=inputs["u"].shape[1] if "u" in inputs else 0,
-            jitter=jnp.asarray(inputs["jitter"][..., 0]),
-            u=jnp.asarray(inputs["u"]).reshape(b, count, -1) if "u" in inputs else None,
-            white_back=case == "render_white_back",
-        )
-    else:
-        rays = (jnp.asarray(inputs["coords"]),)
-    return meta, recorded, variables["params"], planes, rays, options
-
-
-def decode(params, x):
-    return Decoder().apply({"params": params}, x)
-
-
-@pytest.mark.parametrize("case", CASES + [pytest.param(c, marks=pytest.mark.slow) for c in SLOW_CASES])
-def test_golden_render(case):
-    if not parity.available(case):
-        pytest.skip(f"{case} is not among the cases")
-    meta, recorded, params, planes, (origins, directions), options = golden(case)
-    check = functools.partial(parity.check, case, meta, recorded)
-    check("ray_origins", origins)
-    check("ray_directions", directions)
-
-    @jax.jit
-    def seams(planes, origins, directions, jitter, u):
-        box = render.ray_limits(origins, directions)
-        near, far, valid = render.repair_missed(*box)
-        depths = render.stratified_depths(near, far, options["coarse"], jitter)
-        b, r, s = depths.shape
-        points = (origins[:, :, None] + directions[:, :, None] * depths[..., None]).reshape(b, r * s, 3)
-        colour, density = render.query(planes, functools.partial(decode, params), points)
-        weights = render.ray_weights(depths, density.reshape(b, r, s))
-        seen = dict(box_near=box[0], box_far=box[1], near=near, far=far, valid=valid, depths_coarse=depths)
-        seen.update(coarse_sigma=density.reshape(b, r, s), coarse_weights=weights)
-        if options["fine"]:
-            seen["depths_fine"] = render.importance_depths(depths, weights, options["fine"], u)
-            both = jnp.concatenate([depths, seen["depths_fine"]], -1)
-            seen["all_depths"] = render.permute(both, *render.sort_order(both))
-        return {k: v[..., None] for k, v in seen.items()} | {"coarse_rgb": colour.reshape(b, r, s, -1)}
-
-    for name, value in seams(planes, origins, directions, options["jitter"], options["u"]).items():
-        check(name, value)
-
-    out = run(functools.partial(decode, params), chunk=600, **options)(planes, origins, directions)
-    check("feature", out.feature)
-    check("depth", out.depth)
-    check("weight", out.weight)
-    check("valid", out.valid)
-
-
-def test_golden_gradients():
-    case = "render_grad"
-    meta, recorded, params, planes, (origins, directions), options = golden(case)
-    weigh = [parity.cotangent(case, k, meta["outputs"][k]["shape"]) for k in ("feature", "weight")]
-
-    @jax.jit
-    @functools.partial(jax.value_and_grad, argnums=(0, 1))
-    def total(planes, params):
-        out = render.render(planes, functools.partial(decode, params), origins, directions, chunk=200, **options)
-        return (out.feature * weigh[0]).sum() + (out.weight * weigh[1]).sum()
-
-    value, (planes_grad, params_grad) = total(planes, params)
-    grads = traverse_util.flatten_dict(params_grad, sep="/")
-    parity.check(case, meta, recorded, "grad_total", value[None])
-    parity.check(case, meta, recorded, "grad/planes", jnp.moveaxis(planes_grad, -1, 2))
-    parity.check(case, meta, recorded, "grad/decoder.net.0.weight", grads["hidden_layer/kernel"].T)
-    parity.check(case, meta, recorded, "grad/decoder.net.2.weight", grads["out/kernel"].T)
-    parity.check(case, meta, recorded, "grad/decoder.net.2.bias", grads["out/bias"])
-
-
-def test_golden_points():
-    case = "render_points"
-    meta, recorded, params, planes, (points,), _ = golden(case)
-    check = functools.partial(parity.check, case, meta, recorded)
-    axes = jnp.asarray(render.PLANE_AXES)
-    check("projected", jnp.moveaxis(points[:, :, axes], 2, 1)[0])
-    check("features", render.sample_planes(planes, points))
-    for ending, size in (("", 256), ("_rescaled_to_100", 100)):
-        colour, density = render.query(resize_planes(planes, size), functools.partial(decode, params), points)
-        check(f"rgb{ending}", colour)
-        check(f"sigma{ending}", density)
 
 
 def small(seed=0, b=2, r=40, c=4, size=8):

@@ -122,7 +122,7 @@ def test_crops_are_a_function_of_the_step(made_up: str) -> None:
 
 
 def test_stage_lowers_its_loss(made_up: str) -> None:
-    config = configs.get_config("smoke")  # 30 steps of it
+    config = configs.get_config("small_smoke")  # 30 steps of it
     config.model = {**TINY, "expression": 64}
     config.data.path, config.data.crop = made_up, 16
     config.steps, config.learning_rate, config.warmup_steps = 30, 1e-2, 2

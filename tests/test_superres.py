@@ -1,18 +1,13 @@
 """Super-resolution of the head and of head, torso and background: golden cases, caching, batches, gradients."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-import parity
 import pytest
-from official import captured, channels_first, channels_last, drawn, leaf, quick_jit
+from quick import drawn, quick_jit
 
-from r3p import convert
 from r3p.errors import InputError
 from r3p.models.superres import SuperResolution, TorsoSuperResolution, low_quantile
-from r3p.names import superres as names
 
 RAW, IMAGE = 16, 64
 TINY_TORSO = {
@@ -53,141 +48,6 @@ def keypoints(b):
     rng = np.random.default_rng(3)
     source = rng.uniform(-0.9, 0.9, (b, 68, 3))
     return tuple(a.astype(np.float32) for a in (source, source + 0.1 * rng.standard_normal((b, 68, 3))))
-
-
-def test_head_matches_official():
-    meta, inputs, recorded = parity.load_case("sr_head")
-    variables = convert.to_variables(parity.official_weights("sr_head"), names.HEAD)
-    run = jax.jit(lambda v, *a: SuperResolution().apply(v, *a, capture_intermediates=True))
-    rgb, state = run(variables, channels_last(inputs["rgb"]), channels_last(inputs["x"]), inputs["ws"][0, -1])
-    values = {
-        "rgb": rgb,
-        "block0_conv0": captured(state, "block0/conv0"),
-        "block0_conv1": captured(state, "block0/conv1"),
-        "block0_torgb": captured(state, "block0/rgb"),
-    }
-    for block in ("block0", "block1"):
-        values[f"{block}.0"], values[f"{block}.1"] = captured(state, block)
-    assert values.keys() == recorded.keys()
-    for name, value in values.items():
-        parity.check("sr_head", meta, recorded, name, channels_first(value))
-
-
-@pytest.mark.slow
-def test_head_resizes_its_input_as_official():
-    meta, inputs, recorded = parity.load_case("sr_head_resize")
-    variables = convert.to_variables(parity.official_weights("sr_head"), names.HEAD)
-    for n in ("64", "192"):
-        image, features = channels_last(inputs["rgb" + n]), channels_last(inputs["x" + n])
-        rgb = jax.jit(SuperResolution().apply)(variables, image, features, inputs["ws"][:, -1])
-        parity.check("sr_head_resize", meta, recorded, "rgb" + n, channels_first(rgb))
-
-
-@pytest.mark.slow
-def test_head_noise_and_gradients_match_official():
-    case = "sr_head_const_train"
-    meta, inputs, recorded = parity.load_case(case)
-    weights = parity.official_weights("sr_head")
-    args = channels_last(inputs["rgb"]), channels_last(inputs["x"])
-    noisy = convert.to_variables(weights, names.HEAD_NOISY)
-    rgb = jax.jit(SuperResolution(noise="constant").apply)(noisy, *args)
-    parity.check(case, meta, recorded, "rgb_const", channels_first(rgb))
-
-    variables = convert.to_variables(weights, names.HEAD)
-    cotangent = channels_last(parity.cotangent(case, "rgb", (1, 3, 512, 512)))
-
-    def total(variables, rgb, features):
-        image = SuperResolution().apply(variables, rgb, features)
-        return jnp.sum(image * cotangent), image
-
-    run = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True))
-    (value, image), (grads, *inner) = run(variables, *args)
-    parity.check(case, meta, recorded, "rgb_train", channels_first(image))
-    parity.check(case, meta, recorded, "grad_total", value[None])
-    for name, grad in zip(("rgb", "x"), inner, strict=True):
-        parity.check(case, meta, recorded, f"grad/{name}", channels_first(grad))
-    for name in (n.removeprefix("grad/") for n in recorded if n.startswith("grad/block")):
-        parity.check(case, meta, recorded, f"grad/{name}", leaf(grads, names.HEAD, name))
-
-
-WARP = [f"sr_warp_{torso}_{fuse}" for torso in ("v1", "v2") for fuse in ("v1", "v2", "v3", "nofuse")]
-
-
-def fusion(case):
-    """The network and the names of a case of `WARP`."""
-    torso, fuse = case.split("_")[2:]
-    model = TorsoSuperResolution(
-        fuse={"nofuse": "concat"}.get(fuse, fuse),
-        torso_fields={} if torso == "v2" else {"version": 1, "alpha_input": False},
-    )
-    return model, names.RULES_V3 if fuse == "v3" else names.RULES
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", WARP)
-def test_fusion_matches_official(case):
-    if not parity.available(case):
-        pytest.skip("needs the fuller set of golden cases")
-    meta, inputs, recorded = parity.load_case(case)
-    (model, rules), fuse = fusion(case), case.split("_")[-1]
-    variables = convert.to_variables(parity.official_weights(meta["model"]), rules)
-    images = [channels_last(inputs[k]) for k in ("rgb", "x", "weights_img", "ref_torso_rgb", "ref_bg_rgb", "segmap")]
-    args = (*images, inputs["kp_s"], inputs["kp_d"], inputs["ws"][0, -1])
-    out, state = jax.jit(lambda v, *a: model.apply(v, *a, capture_intermediates=True))(variables, *args)
-    values = {
-        "rgb": out.rgb,
-        "occlusion_2": out.torso.occlusion_2,
-        "deformed_torso_hid": out.torso.hidden,
-        "torso_encoder": model.apply(variables, out.torso.hidden, method=lambda m, x: m.torso_encoder(x)),
-        "bg_encoder": captured(state, "background_encoder"),
-        "fuse_fg_bg": captured(state, "person_background_mix"),
-    }
-    blocks = ["block0", "block1"]
-    if fuse in ("v2", "v3"):
-        values["fuse_head_torso"] = captured(state, "head_torso_mix")
-        blocks.append("head_torso_block")
-    if fuse == "v3":
-        values["alpha_predictor"] = jax.nn.sigmoid(captured(state, "alpha_predictor"))
-    for block in blocks:
-        values[f"{block}.0"], values[f"{block}.1"] = captured(state, block)
-    assert values.keys() == {n for n in recorded if not n.startswith("grad")}
-    for name, value in values.items():
-        parity.check(case, meta, recorded, name, channels_first(value))
-
-
-@pytest.mark.slow
-def test_fusion_gradients_match_official():
-    case = "sr_warp_v2_v2"
-    meta, inputs, recorded = parity.load_case(case)
-    variables = convert.to_variables(parity.official_weights(meta["model"]), names.RULES)
-    rest = [channels_last(inputs[k]) for k in ("weights_img", "ref_torso_rgb", "ref_bg_rgb", "segmap")]
-    cotangent = channels_last(parity.cotangent(case, "rgb", (1, 3, 512, 512)))
-
-    def total(params, rgb, features):
-        out = TorsoSuperResolution().apply(
-            {**variables, "params": params}, rgb, features, *rest, inputs["kp_s"], inputs["kp_d"]
-        )
-        return jnp.sum(out.rgb * cotangent)
-
-    run = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))
-    value, (grads, *inner) = run(variables["params"], channels_last(inputs["rgb"]), channels_last(inputs["x"]))
-    parity.check(case, meta, recorded, "grad_total", value[None])
-    for name, grad in zip(("rgb", "x"), inner, strict=True):
-        parity.check(case, meta, recorded, f"grad/{name}", channels_first(grad))
-    for name in (n.removeprefix("grad/") for n in recorded if n.startswith("grad/") and "." in n):
-        parity.check(case, meta, recorded, f"grad/{name}", leaf({"params": grads}, names.RULES, name))
-
-
-@pytest.mark.parametrize("case", WARP)
-def test_official_names_and_shapes_fit(case):
-    path = parity.CASES.parent / "manifests" / f"{case}.json"
-    if not path.exists():
-        pytest.skip("needs the fuller set of golden cases")
-    state = {name: np.broadcast_to(np.float32(0), s["shape"]) for name, s in json.loads(path.read_text()).items()}
-    model, rules = fusion(case)
-    shapes = [(1, 128, 128, c) for c in (3, 32, 1)] + [(1, 512, 512, c) for c in (3, 3, 6)] + [(1, 68, 3)] * 2
-    wanted = jax.eval_shape(model.init, jax.random.key(0), *(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes))
-    convert.check_against(convert.to_variables(state, rules), wanted)
 
 
 @pytest.mark.parametrize(

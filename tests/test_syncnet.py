@@ -1,21 +1,14 @@
 """SyncNets against the official code, and what holds for every width."""
 
-import functools
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-import parity
 import pytest
-from official import drawn, leaf, quick_jit
+from quick import drawn, quick_jit
 
-from r3p import convert
 from r3p.errors import InputError
 from r3p.models.syncnet import SyncNet, clip_loss, confidence, cosine, sync_loss
-from r3p.names.syncnet import RULES
 
-MODELS = {"syncnet": (SyncNet(), 1404), "syncnet_lip": (SyncNet(features=512), 60)}
 TINY = SyncNet(features=12, width=4, mouth_stem=6, depth=2)
 
 
@@ -29,57 +22,6 @@ def clips(b=3, landmarks=6, seed=0):
     rng = np.random.default_rng(seed)
     audio, mouth = rng.standard_normal((b, 10, 8)), rng.standard_normal((b, 5, 3 * landmarks))
     return audio.astype(np.float32), mouth.astype(np.float32)
-
-
-@pytest.mark.parametrize("case", list(MODELS))
-def test_matches_official(case):
-    """Embeddings, losses, gradients and the pass with batch statistics; the case has no seams."""
-    meta, inputs, recorded = parity.load_case(case)
-    model, _ = MODELS[case]
-    variables = convert.to_variables(parity.official_weights(meta["model"]), RULES)
-    audio, mouth, label = (jnp.asarray(inputs[k]) for k in ("hubert", "mouth", "label"))
-    out = jax.jit(model.apply)(variables, audio, mouth)
-    values = {
-        "audio_embedding": out.audio,
-        "mouth_embedding": out.mouth,
-        "sync_loss": sync_loss(*out, label),
-        "cosine": cosine(*out),
-        "clip_loss": clip_loss(*out)[None],
-        "sync_conf": confidence(*out),
-    }
-    if "train_bn/audio_embedding" in recorded:
-        run = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
-        (values["train_bn/audio_embedding"], values["train_bn/mouth_embedding"]), _ = run(variables, audio, mouth)
-    if "grad_total" in recorded:
-        weigh = [
-            parity.cotangent(case, k, recorded[f"{name}_embedding"].shape)
-            for k, name in (("audio", "audio"), ("mouth", "mouth"))
-        ]
-
-        @jax.jit
-        @functools.partial(jax.value_and_grad, argnums=(0, 1, 2))
-        def total(params, audio, mouth):
-            pair = model.apply({**variables, "params": params}, audio, mouth)
-            return sum(jnp.sum(a * w) for a, w in zip(pair, weigh, strict=True))
-
-        value, (grads, audio_grad, mouth_grad) = total(variables["params"], audio, mouth)
-        values |= {"grad_total": value[None], "grad/hubert": audio_grad, "grad/mouth": mouth_grad}
-        for name in (n for n in recorded if n.startswith("grad/") and "encoder" in n):
-            values[name] = leaf({"params": grads}, RULES, name.removeprefix("grad/"))
-    assert values.keys() == recorded.keys()
-    for name, value in values.items():
-        parity.check(case, meta, recorded, name, value)
-
-
-@pytest.mark.parametrize("case, count", [("syncnet", 10_746_144), ("syncnet_lip", 9_831_712)])
-def test_official_names_fill_the_network(case, count):
-    model, landmarks = MODELS[case]
-    manifest = json.loads((parity.CASES.parent / "manifests" / f"{case}.json").read_text())
-    state = {name: np.broadcast_to(np.float32(0), spec["shape"]) for name, spec in manifest.items()}
-    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((1, 10, 1024), (1, 5, landmarks))]
-    wanted = jax.eval_shape(model.init, jax.random.key(0), *shapes)
-    convert.check_against(convert.to_variables(state, RULES), wanted)
-    assert sum(v.size for v in jax.tree.leaves(wanted["params"])) == count
 
 
 def test_embeddings_are_unit_vectors_without_negative_entries():

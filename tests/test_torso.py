@@ -3,20 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import parity
 import pytest
-from official import captured, channels_first, channels_last, drawn, leaf, quick_jit
+from quick import drawn, quick_jit
 
-from r3p import convert
 from r3p.errors import InputError
 from r3p.models import torso
-from r3p.names.torso import RULES
 
-OFFICIAL_LOSSES = {
-    "occlusion_l1": "facev2v/occlusion_reg_l1",
-    "occlusion_2_l1": "facev2v/occlusion_2_reg_l1",
-    "occlusion_2_entropy": "facev2v/occlusion_2_weights_entropy",
-}
 TINY = {
     "appearance_widths": (6, 8),
     "volume_channels": 4,
@@ -33,14 +25,6 @@ TINY = {
 MID = 16
 
 
-def official_case(case):
-    meta, inputs, recorded = parity.load_case(case)
-    variables = convert.to_variables(parity.official_weights(meta["model"]), RULES)
-    images = [channels_last(inputs[k]) for k in ("torso_src", "segmap", "head_img", "head_weights")]
-    args = (*images[:2], inputs["kp_s"], inputs["kp_d"], *images[2:])
-    return meta, inputs, recorded, variables, args
-
-
 def tiny_args(b, mid=MID):
     rng = np.random.default_rng(0)
     image, head = rng.uniform(-1, 1, (2, b, mid, mid, 3))
@@ -48,96 +32,6 @@ def tiny_args(b, mid=MID):
     source = rng.uniform(-0.9, 0.9, (b, 68, 3))
     target = source + 0.1 * rng.standard_normal(source.shape)
     return tuple(a.astype(np.float32) for a in (image, segmap, source, target, head, rng.random((b, mid, mid, 1))))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", ["torso_v2", "torso_v1", "torso_v2_rgb"])
-def test_matches_official(case):
-    if not parity.available(case):
-        pytest.skip("needs the fuller set of golden cases")
-    meta, inputs, recorded, variables, args = official_case(case)
-    model = torso.TorsoModel(version=1 if case == "torso_v1" else 2, alpha_input=case == "torso_v2")
-    convert.check_against(variables, jax.eval_shape(model.init, jax.random.key(0), *args))
-    out, state = jax.jit(lambda v, *a: model.apply(v, *a, capture_intermediates=True))(variables, *args)
-    values = {
-        "appearance_in_conv": captured(state, "appearance/stem"),
-        "appearance_res0": captured(state, "appearance/res0"),
-        "appearance": captured(state, "appearance"),
-        "compress": captured(state, "compress"),
-        "motion_down": torso.halve(captured(state, "motion/hourglass/down4")),
-        "motion_up": captured(state, "motion/hourglass/up4"),
-        "mask_conv": captured(state, "motion/mask"),
-        "motion.1": captured(state, "motion").occlusion,
-        "motion.2": captured(state, "motion").occlusion_2,
-        "gen_in_conv": captured(state, "generator/stem"),
-        "gen_res": captured(state, "generator/res5"),
-        "gen_up": captured(state, "generator/up1"),
-        "torso_rgb": out.rgb,
-        "occlusion_2": out.occlusion_2,
-        "deformed_torso_hid": out.hidden,
-        "occlusion": out.motion.occlusion,
-    }
-    if model.version == 2:
-        values["head_encoder"] = captured(state, "motion/head_encoder/res2")
-        values["head_fuser"] = captured(state, "motion/head_fuser")
-    values = {name: channels_first(value) for name, value in values.items()}
-    values["motion.0"] = captured(state, "motion").deformation
-    for prefix, mask in (("nomask", None), ("mask", inputs["target_mask"])):
-        for name, value in torso.occlusion_losses(out, mask).items():
-            values[f"{prefix}/{OFFICIAL_LOSSES[name]}"] = value[None]
-    assert values.keys() == {n for n in recorded if not n.startswith("grad")}
-    for name, value in values.items():
-        parity.check(case, meta, recorded, name, value)
-
-
-@pytest.mark.slow
-def test_gradients_match_official():
-    case = "torso_v2"
-    meta, _, recorded, variables, args = official_case(case)
-    cotangents = [
-        channels_last(parity.cotangent(case, name, meta["outputs"][name]["shape"]))
-        for name in ("torso_rgb", "occlusion_2")
-    ]
-
-    def total(params, image, head, weights):
-        out = torso.TorsoModel().apply({**variables, "params": params}, image, *args[1:4], head, weights)
-        return jnp.sum(out.rgb * cotangents[0]) + jnp.sum(out.occlusion_2 * cotangents[1])
-
-    run = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2, 3)))
-    value, (grads, *inner) = run(variables["params"], args[0], *args[4:])
-    parity.check(case, meta, recorded, "grad_total", value[None])
-    for name, grad in zip(("torso_src", "head_img", "head_weights"), inner, strict=True):
-        parity.check(case, meta, recorded, f"grad/{name}", channels_first(grad))
-    for name in (n.removeprefix("grad/") for n in recorded if n.startswith("grad/") and "." in n):
-        parity.check(case, meta, recorded, f"grad/{name}", leaf({"params": grads}, RULES, name))
-
-
-@pytest.mark.slow
-def test_training_mode_matches_official():
-    case = "torso_v2_train"
-    meta, inputs, recorded, variables, args = official_case(case)
-    run = jax.jit(lambda v, *a: torso.TorsoModel().apply(v, *a, train=True, mutable=["batch_stats"]))
-    out, updated = run(variables, *args)
-    parity.check(case, meta, recorded, "torso_rgb", channels_first(out.rgb))
-    parity.check(case, meta, recorded, "occlusion_2", channels_first(out.occlusion_2))
-    for name in (n for n in recorded if n.startswith("after/")):
-        parity.check(case, meta, recorded, name, leaf(updated, RULES, name.removeprefix("after/")))
-    # The official regulariser mixes the samples of a batch: the mean over pairs of one's occlusion and other's mask.
-    mask = inputs["target_mask"]
-    for ours, occlusion in (("occlusion_l1", out.motion.occlusion), ("occlusion_2_l1", out.occlusion_2)):
-        pairs = [
-            torso.occlusion_losses(
-                torso.TorsoOutput(out.rgb[i : i + 1], out.hidden[i : i + 1], o2, torso.Motion(out.rgb, o1, o2)),
-                mask[j : j + 1],
-            )[ours]
-            for i in range(2)
-            for j in range(2)
-            for o1, o2 in [(out.motion.occlusion[i : i + 1], out.occlusion_2[i : i + 1])]
-        ]
-        assert occlusion.shape[0] == 2
-        parity.check(case, meta, recorded, f"mask/{OFFICIAL_LOSSES[ours]}", np.mean(pairs)[None])
-    entropy = torso.occlusion_losses(out, mask)["occlusion_2_entropy"][None]
-    parity.check(case, meta, recorded, f"mask/{OFFICIAL_LOSSES['occlusion_2_entropy']}", entropy)
 
 
 def test_training_updates_statistics_and_singular_vectors():

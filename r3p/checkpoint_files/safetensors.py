@@ -1,8 +1,10 @@
 """Files of safetensors: a JSON header with types, shapes and places, then the values."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -92,3 +94,19 @@ def read_safetensors(file: IO[bytes], length: int) -> dict[str, Any]:
         if begin < end:
             raise InputError(f"the file lays {name} over another array: it is damaged")
     return out
+
+
+def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays as such a file. Raises InputError for a type that the format does not have."""
+    names = {DTYPES[ours]: theirs for theirs, ours in _TYPES.items()}
+    header, values, place = {}, [], 0
+    for name, array in arrays.items():
+        if array.dtype not in names:
+            raise InputError(f"{name} is of type {array.dtype}, which safetensors does not have: convert it before")
+        values.append(np.ascontiguousarray(array).tobytes())
+        end = place + len(values[-1])
+        header[name] = dict(dtype=names[array.dtype], shape=array.shape, data_offsets=(place, end))
+        place = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # values lie at multiples of eight bytes
+    path.write_bytes(b"".join([len(text).to_bytes(8, "little"), text, *values]))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from r3p.errors import InputError
-from r3p.models import layers
+from r3p.models import convolution, layers
 from r3p.models.norms import BatchNorm
 from r3p.models.planes import to_planes
 from r3p.models.segformer import CONV_INIT, DENSE_INIT, LINEAR_INIT, RELU_INIT, Block, PatchEmbed
@@ -40,7 +40,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         k, p = self.kernel_size, self.dilation * (self.kernel_size // 2)
-        return nn.Conv(
+        return convolution.Conv(
             self.features,
             (k, k),
             (self.stride, self.stride),

@@ -16,6 +16,7 @@ from flax import linen as nn
 from jax import lax
 
 from r3p.errors import InputError
+from r3p.models.convolution import conv_general_dilated, is_wide
 
 Array = jax.Array
 Padding = Literal["zeros", "border"]
@@ -62,7 +63,7 @@ def bias_act(
 
 def conv(x: Array, kernel: Array, padding: str | Sequence[tuple[int, int]] = "SAME") -> Array:
     """Plain stride 1 convolution of [b, (d,) h, w, c] with [(kd,) kh, kw, c, o] in the type of `x`."""
-    return lax.conv_general_dilated(
+    return conv_general_dilated(
         x, kernel.astype(x.dtype), (1,) * (x.ndim - 2), padding, dimension_numbers=_DIMENSIONS[x.ndim]
     )
 
@@ -88,7 +89,7 @@ def modulated_conv(x: Array, kernel: Array, styles: Array, up: int = 1, demodula
     Returns:
       [b, up * h, up * w, o].
     """
-    apply = {1: conv, 2: _conv_up2}[up]
+    apply = {1: conv, 2: conv_up2}[up]
     if styles.ndim == 1:
         kernel = kernel * styles[:, None]
         if demodulate:
@@ -101,8 +102,36 @@ def modulated_conv(x: Array, kernel: Array, styles: Array, up: int = 1, demodula
     return y
 
 
-def _conv_up2(x: Array, kernel: Array) -> Array:
-    """Transposed 3x3 convolution of stride 2, then the filter [1, 3, 3, 1] / 4 along each axis, without stuffed zeros.
+def conv_up2(x: Array, kernel: Array) -> Array:
+    """Transposed 3x3 convolution of stride 2, then the filter [1, 3, 3, 1] / 4 along each axis: -> [b, 2h, 2w, o]."""
+    return _conv_up2_wide(x, kernel) if is_wide(x, kernel) else _conv_up2_by_phases(x, kernel)
+
+
+@jax.custom_jvp
+def _conv_up2_wide(x: Array, kernel: Array) -> Array:
+    return lax.platform_dependent(x, kernel, cpu=_conv_up2_folded, default=_conv_up2_by_phases)
+
+
+@_conv_up2_wide.defjvp
+def _conv_up2_tangent(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (x, kernel), (dx, dkernel) = primals, tangents
+    return _conv_up2_wide(x, kernel), _conv_up2_by_phases(dx, kernel) + _conv_up2_by_phases(x, dkernel)
+
+
+# The two phases of `conv_up2` along an axis, from the taps of its kernel (columns) to those at x[i-1], x[i], x[i+1].
+_PHASES = np.array([[[0, 1, 3], [3, 3, 1], [1, 0, 0]], [[0, 0, 1], [1, 3, 3], [3, 1, 0]]], np.float32) / 4
+
+
+def _conv_up2_folded(x: Array, kernel: Array) -> Array:
+    """Filter and kernel as one: a 3x3 convolution to four phases, four times the products but what Winograd is for."""
+    b, h, w, _ = x.shape
+    folded = jnp.einsum("yra,xsb,abco->rscyxo", _PHASES, _PHASES, kernel, precision=lax.Precision.HIGHEST)
+    y = conv(x, folded.reshape(*folded.shape[:3], -1)).reshape(b, h, w, 2, 2, -1)
+    return y.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, -1)
+
+
+def _conv_up2_by_phases(x: Array, kernel: Array) -> Array:
+    """`conv_up2` without stuffed zeros.
 
     Along an axis the transposed convolution t has even entries e[i] = x[i-1] k2 + x[i] k0 (i = 0..n) and odd entries
     o[i] = x[i] k1, and the filtered signal is y[2i] = (o[i-1] + 3 e[i] + 3 o[i] + e[i+1]) / 4,

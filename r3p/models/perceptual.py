@@ -15,6 +15,7 @@ from flax.core import FrozenDict
 
 from r3p.errors import InputError
 from r3p.models import layers
+from r3p.models.convolution import Conv
 from r3p.models.segformer import RELU_INIT
 
 Array = jax.Array
@@ -55,7 +56,7 @@ class VGG(nn.Module):
                 x = nn.max_pool(x, (2, 2), (2, 2))
             for j in range(convs):
                 name = f"conv{i}_{j}"
-                x = nn.relu(nn.Conv(width, (3, 3), dtype=self.dtype, kernel_init=RELU_INIT, name=name)(x))
+                x = nn.relu(Conv(width, (3, 3), dtype=self.dtype, kernel_init=RELU_INIT, name=name)(x))
                 if j == 0:
                     seen.append(x)
         return seen

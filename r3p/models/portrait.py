@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
+from r3p import render
 from r3p.errors import InputError
 from r3p.models import layers
 from r3p.models.decoder import Decoder, Head, render_head
 from r3p.models.img2plane import ImageToPlanes
+from r3p.models.keypoints import Warp
 from r3p.models.motion_adapter import MotionAdapter
 from r3p.models.planes import GridRefiner
 from r3p.models.superres import FusionCache, FusionOutput, SuperResolution, TorsoSuperResolution
@@ -145,6 +147,10 @@ class Portrait(nn.Module):
             chunk=self.chunk,
         )
 
+    def density(self, planes: Array, points: Array) -> Array:
+        """Density [b, n, 1] of planes [b, 3, (d,) h, w, c] at world points [b, n, 3]; what its regulariser asks."""
+        return self.decoder(render.mean_features(planes, points, self.box_warp))[1]
+
     def frame(
         self,
         cache: FusionCache,
@@ -154,11 +160,19 @@ class Portrait(nn.Module):
         *,
         train: bool = False,
     ) -> FusionOutput:
-        """The finished frame [b, frame_size, frame_size, 3] with head, torso and background; key points [b, 68, 3]."""
+        """The finished frame [b, frame_size, frame_size, 3] with head, torso and background; key points [b, 68, 3].
+
+        (Unsupervised key points: see `TorsoSuperResolution.decode`.)
+        """
         self._check_torso(True)
         return self.superres.decode(
             cache, head.rgb, head.feature, head.weight, source_keypoints, target_keypoints, train=train
         )
+
+    def equivariance(self, images: Array, warp: Warp, *, train: bool = False) -> Array:
+        """The loss of unsupervised key points on images [b, h, w, 3], see `TorsoSuperResolution.equivariance`."""
+        self._check_torso(True)
+        return self.superres.equivariance(images, warp, train=train)
 
     def enlarge(self, head: Head) -> Array:
         """The finished frame of a model without torso: [b, frame_size, frame_size, 3], not clamped."""

@@ -15,6 +15,7 @@ from jax import lax
 
 from r3p.errors import InputError
 from r3p.models import layers
+from r3p.models.convolution import Conv
 from r3p.models.norms import BatchNorm
 from r3p.models.planes import to_planes
 
@@ -297,10 +298,10 @@ class SegFormerPlanes(nn.Module):
         stages = MixTransformer(**self.encoder, dtype=self.dtype, name="encoder")(x.astype(self.dtype), train=train)
         x = SegFormerHead(self.width, self.dropout, self.dtype, name="head")(stages, train=train)
         for i in range(3):
-            x = nn.Conv(self.width, (3, 3), dtype=self.dtype, kernel_init=RELU_INIT, name=f"conv{i}")(x)
+            x = Conv(self.width, (3, 3), dtype=self.dtype, kernel_init=RELU_INIT, name=f"conv{i}")(x)
             x = nn.leaky_relu(x, 0.01)
         size = (x.shape[1] * self.upsample, x.shape[2] * self.upsample)
         x = layers.resize(x, size, align_corners=True)
         init = nn.initializers.variance_scaling(self.out_scale**2, "fan_in", "truncated_normal")
-        x = nn.Conv(3 * self.channels * self.depth, (3, 3), dtype=self.dtype, kernel_init=init, name="out")(x)
+        x = Conv(3 * self.channels * self.depth, (3, 3), dtype=self.dtype, kernel_init=init, name="out")(x)
         return to_planes(x, self.depth)

@@ -16,11 +16,15 @@ from jax import lax
 
 from r3p.errors import InputError
 from r3p.models import layers
+from r3p.models.convolution import Conv
+from r3p.models.keypoints import KeypointDetector, Warp, equivariance_loss
 from r3p.models.stylegan import Noise, SynthesisBlock
 from r3p.models.torso import TorsoCache, TorsoModel, TorsoOutput
 
 Array = jax.Array
 Fuse = Literal["v1", "v2", "v3", "concat"]
+Keypoints = Literal["landmarks", "unsupervised"]
+UNSUPERVISED_KEYPOINTS = 15  # face-vid2vid's number
 
 
 def _style(w: Array | None, width: int) -> Array:
@@ -71,7 +75,7 @@ class ConvStack(nn.Module):
     def __call__(self, x: Array) -> Array:
         for i, width in enumerate(self.features):
             x = x if i == 0 else nn.leaky_relu(x, self.slope)
-            x = nn.Conv(width, (3, 3), dtype=self.dtype, name=f"conv{i}")(x)
+            x = Conv(width, (3, 3), dtype=self.dtype, name=f"conv{i}")(x)
         return x
 
 
@@ -138,7 +142,9 @@ class TorsoSuperResolution(nn.Module):
 
     Fields: `fuse` v1 blends features, v2 (released) and v3 concatenate head and torso and add a modulated block at the
     fusing resolution, v3 also predicts the head's alpha; `concat` is the paper's ablation without masks. `threshold`:
-    head weights above it count as opaque. `torso_fields` are those of `TorsoModel`.
+    head weights above it count as opaque. `torso_fields` are those of `TorsoModel`. `keypoints` "unsupervised" is the
+    paper's other ablation: a `KeypointDetector` of `detector_fields` finds them in images of the portrait and of the
+    frame's person, which are then given in the place of landmarks (torso_fields' `keypoints` of them, or 15).
     """
 
     torso_fields: Mapping[str, Any] = FrozenDict()
@@ -151,13 +157,22 @@ class TorsoSuperResolution(nn.Module):
     background_width: int = 64
     fuse_width: int = 64
     alpha_widths: tuple[int, int] = (32, 32)
+    keypoints: Keypoints = "landmarks"
+    detector_fields: Mapping[str, Any] = FrozenDict()
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
+        if self.keypoints not in ("landmarks", "unsupervised"):
+            raise InputError(f"key points {self.keypoints!r} are unknown: choose landmarks or unsupervised")
         if self.fuse not in ("v1", "v2", "v3", "concat"):
             raise InputError(f"fuse mode {self.fuse!r} is unknown: choose v1, v2, v3 or concat")
         width = self.widths[0]
-        self.torso = TorsoModel(**self.torso_fields, dtype=self.dtype)
+        if self.keypoints == "unsupervised":
+            fields = {"keypoints": UNSUPERVISED_KEYPOINTS, **self.torso_fields}
+            self.torso = TorsoModel(**fields, landmarks=False, dtype=self.dtype)
+            self.detector = KeypointDetector(fields["keypoints"], **self.detector_fields, dtype=self.dtype)
+        else:
+            self.torso = TorsoModel(**self.torso_fields, dtype=self.dtype)
         self.block0 = SynthesisBlock(width, self.up, dtype=self.dtype)
         self.block1 = SynthesisBlock(self.widths[1], dtype=self.dtype)
         self.torso_encoder = PartedConv(width, 1, (self.torso.generator_widths[-1],), dtype=self.dtype)
@@ -188,6 +203,18 @@ class TorsoSuperResolution(nn.Module):
         features = self.person_background.part(last, self.background_encoder(background))
         return FusionCache(self.torso.encode(torso_image, segmap, train=train), background, features)
 
+    def detect(self, image: Array, *, train: bool = False) -> Array:
+        """Unsupervised key points [b, k, 3] of images [b, h, w, 3] in [-1, 1]; once a portrait, and once a frame."""
+        return self.detector(image, train=train)
+
+    def equivariance(self, images: Array, warp: Warp, *, train: bool = False) -> Array:
+        """The loss that makes unsupervised key points consistent, see `r3p.models.keypoints.equivariance_loss`."""
+        return equivariance_loss(lambda image: self.detector(image, train=train), images, warp)
+
+    def _keypoints(self, given: Array, train: bool) -> Array:
+        found = self.keypoints == "unsupervised" and given.ndim == 4
+        return self.detect(given, train=train) if found else given
+
     def decode(
         self,
         cache: FusionCache,
@@ -207,8 +234,9 @@ class TorsoSuperResolution(nn.Module):
           rgb: [b, raw, raw, 3] in about [-1, 1], the volume-rendered head.
           features: [b, raw, raw, c].
           weights: [b, raw, raw, 1] in [0, 1], the rays' weight sums. No gradient flows into them.
-          source_keypoints: [b, 68, 3] in [-1, 1] image coordinates of the portrait.
-          target_keypoints: [b, 68, 3], of the frame.
+          source_keypoints: [b, 68, 3] in [-1, 1] image coordinates of the portrait; where they are unsupervised, the
+            portrait [b, h, w, 3] in [-1, 1] or what `detect` found in it.
+          target_keypoints: likewise of the frame (of its driver's image).
           w: styles [s] or [b, s]; None = constant ones as released.
           train: batch statistics in the normalisation layers, and the fixed threshold in mode v3.
         """
@@ -217,7 +245,8 @@ class TorsoSuperResolution(nn.Module):
         rgb, features = _to_raw(rgb, raw), _to_raw(features, raw)
         alpha = layers.resize(lax.stop_gradient(weights), mid)
         head = layers.resize(lax.stop_gradient(rgb), mid)
-        torso = self.torso.decode(cache.torso, source_keypoints, target_keypoints, head, alpha, train=train)
+        source, target = (self._keypoints(given, train) for given in (source_keypoints, target_keypoints))
+        torso = self.torso.decode(cache.torso, source, target, head, alpha, train=train)
         x, rgb = self.block0(features, rgb, w)
 
         if self.fuse == "concat":

@@ -204,12 +204,14 @@ class TorsoModel(nn.Module):
     """The torso at the pose of the target; `encode` once a portrait, `decode` a frame, calling it does both.
 
     Fields: `version` 2 (released) lets the motion see the target's head; `alpha_input` (released) gives the appearance
-    the two torso class maps beside RGB; `keypoints` 4 or 9 of the 68 landmarks.
+    the two torso class maps beside RGB; `keypoints` 4 or 9 of the 68 landmarks, or any number of points from elsewhere
+    without `landmarks`.
     """
 
     version: Literal[1, 2] = 2
     alpha_input: bool = True
     keypoints: int = 4
+    landmarks: bool = True
     appearance_widths: tuple[int, ...] = (64, 128, 256)
     volume_channels: int = 32
     volume_depth: int = 16
@@ -226,7 +228,7 @@ class TorsoModel(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        if self.keypoints not in KEYPOINTS:
+        if self.landmarks and self.keypoints not in KEYPOINTS:
             raise InputError(f"torso keypoints is {self.keypoints}: choose one of {sorted(KEYPOINTS)}")
         if len(self.appearance_widths) != len(self.generator_widths):
             raise InputError(
@@ -282,17 +284,19 @@ class TorsoModel(nn.Module):
 
         Args:
           cache: from `encode`, of batch b or 1.
-          source_keypoints: [b, 68, 3] in [-1, 1].
-          target_keypoints: [b, 68, 3].
+          source_keypoints: [b, 68, 3] in [-1, 1], or [b, keypoints, 3] without `landmarks`.
+          target_keypoints: likewise.
           head_rgb: [b, mid, mid, 3], the target's head (version 2 looks at it).
           head_weights: [b, mid, mid, 1], its weight sums (version 2).
           train: batch statistics in the normalisation layers.
         """
-        if source_keypoints.shape[1:] != (68, 3) or target_keypoints.shape[1:] != (68, 3):
+        count = 68 if self.landmarks else self.keypoints
+        if source_keypoints.shape[1:] != (count, 3) or target_keypoints.shape[1:] != (count, 3):
             raise InputError(
-                f"key points have shapes {source_keypoints.shape} and {target_keypoints.shape}; expected [b, 68, 3]"
+                f"key points have shapes {source_keypoints.shape} and {target_keypoints.shape}; expected "
+                f"[b, {count}, 3]"
             )
-        chosen = np.asarray(KEYPOINTS[self.keypoints])
+        chosen = np.asarray(KEYPOINTS[self.keypoints]) if self.landmarks else np.arange(count)
         source, target = source_keypoints[:, chosen], target_keypoints[:, chosen]
         b = target.shape[0]
         features, compressed = (jnp.broadcast_to(a, (b, *a.shape[1:])) for a in cache)

@@ -26,8 +26,11 @@ class Stage:
         [b], which examples these are; a loss that is not finite is reported with them.
       preview: `(state, batch) -> {name: u8 [h, w, 3]}` pictures for people, or None. Gets one process's rows, and no
         optimiser state.
-      evaluate: `(state, batch) -> metrics`, traceable, on held-out data; or None.
-      held_out: `() -> host batches` to evaluate on, the same every time, as `batches` shares them among processes.
+      evaluate: `(state, batch) -> metrics` of the averaged model, without any randomness, traceable; or None.
+      held_out: `() -> host batches` to evaluate on, the same every time, as `batches` shares them among processes. None
+        = training does not evaluate.
+      example: `() -> {name: array}`, a row of a batch whose shapes and types alone count (the largest, where batches
+        differ in shape): for planning without data. None = `batches` tells.
       accumulates: whether `step` honours `config.accumulate` and `config.remat` (through `r3p.state.gradients`).
       half: whether its models compute in `config.dtype` (through `r3p.state.compute_dtype`).
     """
@@ -38,9 +41,10 @@ class Stage:
     preview: Callable[[TrainState, Batch], dict[str, np.ndarray]] | None = None
     evaluate: Callable[[TrainState, Batch], dict[str, Any]] | None = None
     held_out: Callable[[], Iterable[Batch]] | None = None
+    example: Callable[[], Batch] | None = None
     accumulates: bool = False
     half: bool = False
 
     def __post_init__(self) -> None:
-        if (self.evaluate is None) != (self.held_out is None):
-            raise TypeError("a stage has both `evaluate` and the `held_out` batches for it, or neither")
+        if self.held_out is not None and self.evaluate is None:
+            raise TypeError("a stage has `held_out` batches and nothing to `evaluate` on them")

@@ -113,7 +113,7 @@ def make(config: ConfigDict) -> Stage:
 
     def batches(first: int) -> Any:
         data = config.data
-        source = puppets.Puppets(config.seed, side, data.pncc_size)
+        source = puppets.Puppets(config.seed, side, data.pncc_size, data.spread)
         rows = puppets.Rows(source, config.batch_size, data.plain, data.people, data.length, first, portrait.KEYS)
         return puppets.batches(rows, data.workers)
 

@@ -1,50 +1,10 @@
-"""Moves between our variables and layouts and those of the official PyTorch code, for the golden cases."""
+"""Variables and compiled functions of small networks, in less time than jax takes for either."""
 
-import re
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from flax import traverse_util
-
-from r3p.convert import Rule
-
-# Inverses of `r3p.convert.LAYOUTS`.
-_BACK = {
-    "raw": None,
-    "linear": (1, 0),
-    "image": (2, 0, 1),
-    "conv1d": (2, 1, 0),
-    "conv2d": (3, 2, 0, 1),
-    "conv3d": (4, 3, 0, 1, 2),
-}
-
-
-def channels_last(x: Any) -> np.ndarray:
-    return np.moveaxis(np.asarray(x), 1, -1)
-
-
-def channels_first(x: Any) -> np.ndarray:
-    return np.moveaxis(np.asarray(x), -1, 1)
-
-
-def leaf(variables: Mapping[str, Any], rules: Iterable[Rule], name: str) -> np.ndarray:
-    """What our `variables` (or their gradients) hold for the official `name`, in its layout."""
-    for rule in rules:
-        match = re.fullmatch(rule.pattern, name)
-        if match and rule.path is not None:
-            value = np.asarray(traverse_util.flatten_dict(dict(variables), sep="/")[match.expand(rule.path)])
-            if rule.kind == "flat4x4":
-                return value.reshape(4, 4, -1, value.shape[-1]).transpose(3, 2, 0, 1).reshape(value.shape[-1], -1)
-            order = _BACK[rule.kind]
-            return value if order is None else value.transpose(order)
-    raise AssertionError(f"no rule for {name}")
-
-
-def captured(state: Mapping[str, Any], path: str) -> Any:
-    """The value of the submodule at `path` during an `apply` with `capture_intermediates=True`."""
-    return traverse_util.flatten_dict(dict(state["intermediates"]), sep="/")[f"{path}/__call__"][0]
 
 
 def drawn(module: Any, *args: Any, seed: int = 0) -> dict[str, Any]:

@@ -1,51 +1,53 @@
-"""Deterministic weights and inputs from names alone.  numpy only, no torch/jax.
+"""Deterministic weights and inputs from names alone: what golden cases are recorded with. NumPy only.
 
-Every array is a pure function of (seed_string, key, shape):
+Every array is a pure function of (seed, key, shape):
 
-    rng   = numpy.random.Generator(numpy.random.Philox(
-                key=int.from_bytes(sha256(f"{seed}:{key}".encode()).digest()[:16], "little")))
-    array = rng.standard_normal(shape, dtype=float32)          # normal()
-    array = rng.random(shape, dtype=float32)                   # uniform()
+    rng = numpy.random.Generator(numpy.random.Philox(
+        key=int.from_bytes(sha256(f"{seed}:{key}".encode()).digest()[:16], "little")))
+    array = rng.standard_normal(shape, dtype=float32)  # normal()
+    array = rng.random(shape, dtype=float32)           # uniform()
 
-A manifest maps every state_dict key to
+A manifest maps every name of a state dict to
     {"shape": [...], "dtype": "float32", "kind": "param"|"buffer", "init": RULE}
 or  {"shape": [...], "dtype": "float32", "buffer": true, "value": nested list}.
 RULE is one of
     {"mean": m, "std": s}          m + s * normal(seed, key, shape)
     {"mean": m, "std": s, "center": true}
-        as above, after subtracting from the draw its mean over all axes but the first
-        (float64 mean, rounded to float32): output rows that ignore a common offset of
-        their positive inputs, so no seed gives an empty density or a constant mask
+        as above, after subtracting from the draw its mean over all axes but the first (float64 mean, rounded to
+        float32): output rows that ignore a common offset of their positive inputs, so no seed gives an empty density
+        or a constant mask
     {"const": v}                   filled with v
     {"spectral": {"of": KEY, "side": "u"|"v", "iters": n}}
-        the left/right singular vector of the dominant singular value of the
-        already drawn tensor KEY, reshaped to (shape[0], -1): float64 power
-        iteration from normal(seed, KEY + ":power", (cols,)); so that
-        sigma = u^T W v equals the spectral norm, as torch's spectral_norm
-        keeps it after many training steps.
+        the left or right singular vector of the largest singular value of the drawn tensor KEY, reshaped to
+        (shape[0], -1): float64 power iteration from normal(seed, KEY + ":power", (columns,)), so that u^T W v is the
+        spectral norm, as many training steps leave it
 """
 
 import hashlib
-import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+Array = np.ndarray
+Shape = Sequence[int]
 
-def make_rng(seed, key):
+
+def make_rng(seed: str, key: str) -> np.random.Generator:
     digest = hashlib.sha256((seed + ":" + key).encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
-def normal(seed, key, shape):
+def normal(seed: str, key: str, shape: Shape) -> Array:
     return make_rng(seed, key).standard_normal(tuple(shape), dtype=np.float32)
 
 
-def uniform(seed, key, shape):
+def uniform(seed: str, key: str, shape: Shape) -> Array:
     return make_rng(seed, key).random(tuple(shape), dtype=np.float32)
 
 
 # ---------------------------------------------------------------- weights
-def _spectral_pair(seed, key, w, iters):
+def _spectral_pair(seed: str, key: str, w: Array, iters: int) -> tuple[Array, Array]:
     m = np.asarray(w, np.float64).reshape(w.shape[0], -1)
     v = normal(seed, key + ":power", (m.shape[1],)).astype(np.float64)
     v /= np.linalg.norm(v)
@@ -59,12 +61,11 @@ def _spectral_pair(seed, key, w, iters):
     return u.astype(np.float32), v.astype(np.float32)
 
 
-def weights(manifest, seed_string):
-    """manifest: dict (or path of a JSON file) -> {key: numpy array}."""
-    if isinstance(manifest, str):
-        with open(manifest) as f:
-            manifest = json.load(f)
-    out, later, pairs = {}, [], {}
+def weights(manifest: Mapping[str, Any], seed: str) -> dict[str, Array]:
+    """The state dict that a manifest describes, in its order."""
+    out: dict[str, Array] = {}
+    later: list[tuple[str, Mapping[str, Any], np.dtype]] = []
+    pairs: dict[str, tuple[Array, Array]] = {}
     for key, spec in manifest.items():
         shape, dtype = tuple(spec["shape"]), np.dtype(spec["dtype"])
         if spec.get("buffer"):
@@ -74,24 +75,24 @@ def weights(manifest, seed_string):
         if "const" in rule:
             out[key] = np.full(shape, rule["const"], dtype)
         elif "spectral" in rule:
-            out[key] = None  # keep the manifest's order
+            out[key] = np.empty(0)  # keeps the manifest's order
             later.append((key, rule["spectral"], dtype))
         else:
-            a = normal(seed_string, key, shape)
+            a = normal(seed, key, shape)
             if rule.get("center"):
                 axes = tuple(range(1, len(shape)))
                 a = a - a.astype(np.float64).mean(axis=axes, keepdims=True).astype(np.float32)
             out[key] = (np.float32(rule["mean"]) + np.float32(rule["std"]) * a).astype(dtype)
     for key, r, dtype in later:
         if r["of"] not in pairs:
-            pairs[r["of"]] = _spectral_pair(seed_string, r["of"], out[r["of"]], r["iters"])
+            pairs[r["of"]] = _spectral_pair(seed, r["of"], out[r["of"]], r["iters"])
         out[key] = pairs[r["of"]][0 if r["side"] == "u" else 1].astype(dtype)
     return out
 
 
 # ----------------------------------------------------------------- inputs
-def _lerp_matrix(n_out, n_in):
-    """(n_out, n_in) linear interpolation, end points on end points."""
+def _lerp_matrix(n_out: int, n_in: int) -> Array:
+    """[n_out, n_in], linear interpolation, end points on end points."""
     pos = np.linspace(0.0, n_in - 1.0, n_out)
     lo = np.minimum(np.floor(pos).astype(int), n_in - 2)
     frac = pos - lo
@@ -101,11 +102,12 @@ def _lerp_matrix(n_out, n_in):
     return m
 
 
-def smooth(seed, key, shape, octaves=(3, 6, 12, 24, 48), fall=0.6):
+def smooth(seed: str, key: str, shape: Shape, octaves: Sequence[int] = (3, 6, 12, 24, 48), fall: float = 0.6) -> Array:
     """Smooth field of roughly unit variance; the last two axes are spatial.
 
-    For octave i with s cells a grid normal(seed, f"{key}:o{s}", (*lead, s+1, s+1))
-    is linearly interpolated to (H, W) (corner on corner) and weighted by fall**i."""
+    For octave i with s cells a grid normal(seed, f"{key}:o{s}", (*lead, s + 1, s + 1)) is linearly interpolated to
+    [h, w] (corner on corner) and weighted by fall**i.
+    """
     lead, (h, w) = tuple(shape[:-2]), tuple(shape[-2:])
     acc, power = np.zeros(tuple(shape)), 0.0
     for i, s in enumerate(octaves):
@@ -116,27 +118,27 @@ def smooth(seed, key, shape, octaves=(3, 6, 12, 24, 48), fall=0.6):
     return (acc / np.sqrt(power)).astype(np.float32)
 
 
-def image(seed, key, shape):
-    """Image-like tensor in (-1, 1), layout [..., H, W]: tanh(0.8 * smooth)."""
+def image(seed: str, key: str, shape: Shape) -> Array:
+    """Like an image, in (-1, 1), [..., h, w]."""
     return np.tanh(0.8 * smooth(seed, key, shape).astype(np.float64)).astype(np.float32)
 
 
-def segmap(seed, key, n, size, classes=6):
-    """One-hot float32 [n, classes, size, size]: argmax over classes of smooth fields."""
+def segmap(seed: str, key: str, n: int, size: int, classes: int = 6) -> Array:
+    """One-hot float32 [n, classes, size, size]: which of as many smooth fields is largest."""
     f = smooth(seed, key, (n, classes, size, size), octaves=(3, 6, 12))
     idx = f.argmax(axis=1)
     return (idx[:, None] == np.arange(classes)[None, :, None, None]).astype(np.float32)
 
 
-def mask(seed, key, shape, threshold=0.0):
-    """Smooth boolean blob mask, layout [..., H, W]."""
+def mask(seed: str, key: str, shape: Shape, threshold: float = 0.0) -> Array:
+    """Smooth blobs, boolean [..., h, w]."""
     return smooth(seed, key, shape, octaves=(3, 6)) > threshold
 
 
-def camera(seed, key, n, radius=2.7, focal=2985.29 / 700, spread=0.35):
-    """[n, 25] float32: flattened OpenCV cam2world (x right, y down, z forward) on a
-    sphere of the given radius, looking near the origin, then flattened normalised
-    intrinsics (fx = fy = focal, cx = cy = 0.5)."""
+def camera(
+    seed: str, key: str, n: int, radius: float = 2.7, focal: float = 2985.29 / 700, spread: float = 0.35
+) -> Array:
+    """[n, 25], on a sphere, looking near the origin: camera to world (x right, y down, z forward), intrinsics."""
     u = uniform(seed, key, (n, 6)).astype(np.float64) * 2.0 - 1.0
     out = np.zeros((n, 25))
     for i in range(n):
@@ -156,8 +158,8 @@ def camera(seed, key, n, radius=2.7, focal=2985.29 / 700, spread=0.35):
     return out.astype(np.float32)
 
 
-def keypoints(seed, key, n, k=68, move=0.0, base=None):
-    """[n, k, 3] float32 in [-0.9, 0.9], z = 0 as in inference.  With base: base + move * noise."""
+def keypoints(seed: str, key: str, n: int, k: int = 68, move: float = 0.0, base: Array | None = None) -> Array:
+    """Points [n, k, 3] in [-0.9, 0.9], z = 0 as in inference; with `base`, moved from there by `move` at most."""
     a = uniform(seed, key, (n, k, 3)) * np.float32(2) - np.float32(1)
     a = np.float32(0.9) * a if base is None else base + np.float32(move) * a
     a = np.clip(a, -1, 1).astype(np.float32)
@@ -165,16 +167,18 @@ def keypoints(seed, key, n, k=68, move=0.0, base=None):
     return a
 
 
-def sample_indices(case, out, size, count):
-    """The flat (C-order) indices at which a large output is recorded: sorted, unique,
-    independent of the weights' seed string."""
+def sample_indices(case: str, out: str, size: int, count: int) -> Array:
+    """The flat indices (C order) at which a large output is recorded: sorted, unique, the same for every seed."""
     return np.unique(make_rng("index", f"{case}:{out}").integers(0, size, count))
 
 
-def inputs(spec, seed, case):
-    """spec: {name: {"kind": ..., ...}} -> {name: array}; every draw uses the key
-    f"input:{case}:{name}" (or spec["key"] when several cases share an input)."""
-    out = {}
+def inputs(spec: Mapping[str, Mapping[str, Any]], seed: str, case: str) -> dict[str, Array]:
+    """Draws `{name: {"kind": ..., ...}}` with the keys f"input:{case}:{name}", or "key" where cases share an input.
+
+    Raises:
+      ValueError: a kind that is not known.
+    """
+    out: dict[str, Array] = {}
     for name, s in spec.items():
         key, kind = s.get("key", f"input:{case}:{name}"), s["kind"]
         if kind == "normal":
@@ -212,6 +216,6 @@ def inputs(spec, seed, case):
             u = uniform(seed, key, (*tuple(s["shape"]), 2))
             a = np.where(u[..., 0] < 1 / 3, 0, 80 + 400 * u[..., 1]).astype(np.float32)
         else:
-            raise ValueError(kind)
+            raise ValueError(f"inputs of kind {kind!r} are not known")
         out[name] = a
     return out

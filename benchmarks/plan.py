@@ -1,0 +1,96 @@
+"""What `r3p plan` says of every full config on some pods, as the table of README.
+
+    python -m benchmarks.plan --out plans/ --readme README.md
+
+A plan that is in the folder is not made again, so that a run which was stopped goes on; `--only` makes some of them.
+Each is a process of its own and takes minutes.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from r3p.errors import InputError
+
+STAGES = ("img2plane", "motion2plane", "torso", "syncnet", "audio2motion")
+TOPOLOGIES = ("v5e-16", "v5e-256", "v5p-128", "v6e-64", "h100-8")
+BEGIN, END = "<!-- plans -->", "<!-- /plans -->"
+COLUMNS = (
+    "config", "pod", "examples a chip", "memory a chip", "TFLOP", "GB moved", "MB sent", "least step", "bound by",
+    "largest batch a chip",
+)  # fmt: skip
+HEAD = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
+
+
+def row(made: dict[str, Any]) -> str:
+    """A line of the table, of one plan; figures are of one chip and step."""
+    seconds = made["seconds"]
+    bound = max(seconds, key=seconds.get)
+    sent = sum(kind["bytes"] for kind in made["collectives"].values())
+    largest = "-" if made["largest"] is None else f"{made['largest']}"
+    if made["largest"] is not None and made["refused"] != made["largest"] + 1:
+        largest += " at least"
+    cells = [
+        made["config"].removeprefix("configs/").replace(".py", ""),
+        f"{made['topology']}, {made['chips']} chips",
+        f"{made['per_chip']}",
+        f"{made['memory']['total'] / 2**30:.2f} of {made['capacity'] / 2**30:.2f} GiB",
+        f"{made['flops'] / 1e12:.3g}",
+        f"{made['moved'] / 1e9:.3g}",
+        f"{sent / 1e6:.3g}",
+        f"{seconds[bound] * 1e3:.3g} ms",
+        bound,
+        largest,
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def table(folder: Path) -> str:
+    """All plans of a folder, in the order of `STAGES` and `TOPOLOGIES`."""
+    paths = [folder / f"{stage}-{topology}.json" for stage in STAGES for topology in TOPOLOGIES]
+    return "\n".join([HEAD, *(row(json.loads(p.read_text())) for p in paths if p.exists())])
+
+
+def write(readme: Path, text: str) -> None:
+    """Puts the table between its marks."""
+    page = readme.read_text()
+    if BEGIN not in page or END not in page:
+        raise InputError(f"{readme} has no lines {BEGIN} and {END}: put them where the table is to stand")
+    before, rest = page.split(BEGIN)
+    readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+
+
+def main() -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.plan", description="The plans' table of README.")
+    parser.add_argument("--out", required=True, type=Path, help="a folder for the plans, one JSON file each")
+    parser.add_argument("--only", nargs="*", metavar="STAGE-TOPOLOGY", help="make these only; none = only the table")
+    parser.add_argument("--tries", default="4", help="see `r3p plan --help`")
+    parser.add_argument("--readme", type=Path, help="whose table is to be written anew; else it is printed")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    for stage in STAGES:
+        for topology in TOPOLOGIES:
+            path = args.out / f"{stage}-{topology}.json"
+            if path.exists() or (args.only is not None and path.stem not in args.only):
+                continue
+            command = [sys.executable, "-m", "r3p", "plan", "--config", f"configs/{stage}.py:full"]
+            command += ["--topology", topology, "--tries", args.tries, "--json", str(path)]
+            failed += subprocess.run(command).returncode != 0
+    try:
+        if args.readme:
+            write(args.readme, table(args.out))
+        else:
+            print(table(args.out))
+    except InputError as error:
+        print(f"benchmarks.plan: {error}", file=sys.stderr)
+        return 2
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

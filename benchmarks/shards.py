@@ -1,0 +1,99 @@
+"""How fast shards of clips are read, and how long the preparation of whole data sets would take.
+
+python -m benchmarks.shards SHARDS                 pairs a second of one core and of two, with PNCC maps and without
+python -m benchmarks.shards --made 512             the same of made-up frames of 512 pixels: no clips are needed
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines import shards
+from data_pipelines.clip_pairs import ClipPairs
+from data_pipelines.prepare import REPORT
+
+# Hours of the data sets and frames at 25 Hz.
+CORPORA = {"CelebV-HQ, 35,666 clips": 65 * 3600 * 25, "VoxCeleb2": 2000 * 3600 * 25}
+
+
+def make_up(folder: Path, size: int, clips: int = 4, frames: int = 25) -> None:
+    """Writes shards whose images compress about as photographs do."""
+    rng = np.random.default_rng(0)
+    writer = shards.ShardWriter(folder, {"size": size, "hubert": 0})
+    yy, xx = np.mgrid[:size, :size] / size - 0.5
+    mask = np.round(np.clip((0.3 - np.hypot(xx, yy)) * size / 4 + 0.5, 0, 1) * 255).astype(np.uint8)
+    wave = np.sin(18 * xx + 7 * yy)[..., None] * 60 + 128 + np.array([0, 20, 40])
+    image = np.clip(wave + rng.normal(0, 3, (size, size, 1)), 0, 255).astype(np.uint8)
+    values = {k: np.zeros(spec["shape"], np.float32) for k, spec in writer.fields["frames"].items()}
+    values |= {"image": image, "torso": image * (mask > 0)[..., None], "classes": mask // 64}
+    values |= {"head_mask": mask, "person_mask": mask}
+    shared = {"background": image, "identity": rng.normal(size=80)}
+    for k in range(clips):
+        records = (shards.pack(values, writer.fields["frames"]) for _ in range(frames))
+        known = {"name": f"clip{k}", "person": f"clip{k}", "split": "train"}
+        writer.add(known, records, shards.pack(shared, writer.fields["clips"]), None)
+    writer.close()
+
+
+def read(job: tuple[str, int, float, int]) -> tuple[int, float]:
+    """(pairs, seconds of processor) of random pairs that one process reads for so many seconds."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    folder, pncc_size, seconds, seed = job
+    pairs = ClipPairs(folder, seed, pncc_size)
+    rng = np.random.default_rng(seed)
+    _ = pairs[0]
+    count, began, spent = 0, time.perf_counter(), time.process_time()
+    while time.perf_counter() - began < seconds:
+        _ = pairs[int(rng.integers(len(pairs)))]
+        count += 1
+    return count, time.process_time() - spent
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shards", nargs="?", type=Path)
+    parser.add_argument("--made", type=int, metavar="SIZE", help="make up shards of this size in a temporary folder")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--processes", type=int, nargs="*", default=[1, 2])
+    args = parser.parse_args()
+    if (args.shards is None) == (args.made is None):
+        parser.error("give a folder of shards, or --made SIZE")
+    with tempfile.TemporaryDirectory() as made:
+        folder = args.shards or Path(made)
+        if args.made:
+            make_up(folder, args.made)
+        for pncc in (0, 256):
+            for processes in args.processes:
+                jobs = [(str(folder), pncc, args.seconds, k) for k in range(processes)]
+                began = time.perf_counter()
+                if processes == 1:
+                    done = [read(jobs[0])]
+                else:
+                    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+                        done = list(pool.map(read, jobs))
+                pairs, spent = sum(n for n, _ in done), sum(s for _, s in done)
+                maps = f", PNCC of {pncc}" if pncc else ""
+                print(
+                    f"{processes} processes{maps}: {pairs / args.seconds:.0f} pairs/s by the clock, "
+                    f"{pairs / spent:.0f} a second of one core's time ({time.perf_counter() - began:.0f} s)"
+                )
+        if (folder / REPORT).exists():
+            report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+            steps = report["milliseconds_per_frame"]
+            print("prepare, ms of processor a frame: " + ", ".join(f"{k} {v:.1f}" for k, v in steps.items()))
+            for name, frames in CORPORA.items():
+                print(f"{name}: {frames * sum(steps.values()) / 3.6e6:,.0f} core-hours, {frames:,} frames")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

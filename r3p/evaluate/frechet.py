@@ -1,0 +1,106 @@
+"""Distances between two sets of feature vectors: Fréchet (the formula of FID) and kernel (that of KID).
+
+What network the features come from decides what the number may be called: with the Inception network of December 2015
+it is FID, with VGG16 of LPIPS it is `VGG-FD`. float64 throughout; memory does not grow with the number of vectors.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from r3p.errors import InputError
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, sum [d] and sum of outer products [d, d] of vectors; they add up, over batches and over clips."""
+
+    count: int
+    total: np.ndarray
+    outer: np.ndarray
+
+    @classmethod
+    def of(cls, features: np.ndarray) -> "Moments":
+        """features [n, d]."""
+        x = np.asarray(features, np.float64)
+        return cls(len(x), x.sum(0), x.T @ x)
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(self.count + other.count, self.total + other.total, self.outer + other.outer)
+
+    def statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean [d] and unbiased covariance [d, d]. Raises InputError with fewer than two vectors."""
+        if self.count < 2:
+            raise InputError(f"statistics of {self.count} feature vector(s): expected at least 2 frames")
+        mean = self.total / self.count
+        return mean, (self.outer - self.count * np.outer(mean, mean)) / (self.count - 1)
+
+
+def _root(matrix: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh(matrix)
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+
+
+def frechet(a: Moments, b: Moments) -> float:
+    """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) (Heusel et al. 2017, arXiv:1706.08500, eq. 6).
+
+    The trace of the root is taken from the symmetric A^(1/2) B A^(1/2), which has the same eigenvalues: no complex
+    numbers and no regularisation, also where there are fewer vectors than dimensions. Fewer vectors read higher.
+    """
+    (mean_a, cov_a), (mean_b, cov_b) = a.statistics(), b.statistics()
+    root = _root(cov_a)
+    middle = root @ cov_b @ root
+    shared = np.sqrt(np.maximum(np.linalg.eigvalsh((middle + middle.T) / 2), 0)).sum()
+    return float(max(np.square(mean_a - mean_b).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * shared, 0.0))
+
+
+def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Unbiased squared MMD with the kernel (x.y/d + 1)^3 (Binkowski et al. 2018, arXiv:1801.01401, section 4).
+
+    a [n, d], b [m, d]. Can be below 0 for equal distributions. Raises InputError with fewer than two vectors.
+    """
+    n, m = len(a), len(b)
+    if min(n, m) < 2:
+        raise InputError(f"kernel distance of {n} and {m} feature vectors: expected at least 2 each")
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    aa, bb = kernel(a, a), kernel(b, b)
+    within = (aa.sum() - np.trace(aa)) / (n * (n - 1)) + (bb.sum() - np.trace(bb)) / (m * (m - 1))
+    return float(within - 2 * kernel(a, b).mean())
+
+
+class Features:
+    """Moments of a stream of vectors, and a fair sample of at most `keep` of them."""
+
+    def __init__(self, keep: int = 1000, seed: int = 0) -> None:
+        self.moments: Moments | None = None
+        self.keep, self._rng = keep, np.random.default_rng(seed)
+        self._sample: list[np.ndarray] = []
+        self._seen = 0
+
+    def add(self, features: np.ndarray) -> None:
+        """features [n, d]."""
+        moments = Moments.of(features)
+        self.moments = moments if self.moments is None else self.moments + moments
+        for row in np.asarray(features, np.float32):
+            self._seen += 1
+            if len(self._sample) < self.keep:
+                self._sample.append(row)
+            elif (k := int(self._rng.integers(self._seen))) < self.keep:
+                self._sample[k] = row
+
+    @property
+    def sample(self) -> np.ndarray:
+        """[at most keep, d]."""
+        return np.array(self._sample)
+
+    def merge(self, other: "Features") -> None:
+        """Takes in another stream's. Its kept sample stands for it: fair as long as neither had more than `keep`."""
+        if other.moments is None:
+            return
+        together = other.moments if self.moments is None else self.moments + other.moments
+        self.add(other.sample)
+        self.moments = together

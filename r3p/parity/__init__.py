@@ -1,0 +1,1 @@
+"""Parity with the official PyTorch code: recorded golden cases, and how each is run here."""

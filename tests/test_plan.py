@@ -1,0 +1,200 @@
+"""Planning: topologies, traffic of programs, batches' shapes without data, and the toy stage compiled for a TPU."""
+
+import importlib.util
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+from toys import stage as toy
+
+from r3p import chips, cli, hlo, plan, sharding
+from r3p.errors import InputError
+from r3p.stages.absent import stand_in
+from r3p.train import load_config, load_stage
+
+needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+TOY = "tests/toys/config.py"
+
+
+def test_topologies_are_as_their_names_say():
+    found = {n: chips.topology(n) for n in ("v5e-16", "v5e-256", "v5p-128", "v6e-64", "v4-32", "h100-16", "h100-2")}
+    assert {n: (t.count, t.shape) for n, t in found.items()} == {
+        "v5e-16": (16, "4x4"), "v5e-256": (256, "16x16"), "v5p-128": (64, "4x4x4"), "v6e-64": (64, "8x8"),
+        "v4-32": (16, "2x2x4"), "h100-16": (16, "1x2x8"), "h100-2": (2, "1x1x2"),
+    }  # fmt: skip
+    assert all(math.prod(map(int, t.shape.split("x"))) == t.count for t in found.values())
+    assert found["h100-16"].network < found["h100-2"].network
+
+
+@pytest.mark.parametrize("name", ["v5e", "v9-8", "v5e-17", "v5p-127", "h100-12"])
+def test_another_topology_is_refused(name):
+    with pytest.raises(InputError, match=name):
+        chips.topology(name)
+
+
+def test_arrays_are_as_large_as_their_tiles():
+    padded, inside, plain, packed = hlo.arrays(
+        "(f32[4,3]{1,0:T(8,128)}, f32[8,128]{1,0:T(8,128)S(1)}, bf16[10]{0}, s4[8]{0})"
+    )
+    assert (padded.stored, padded.size) == (8 * 128 * 4, 48)
+    assert (inside.stored, inside.size) == (0, 8 * 128 * 4)
+    assert (plain.stored, packed.stored) == (20, 4)
+
+
+PROGRAM = """HloModule jit_f, num_partitions=4
+
+%body (p: (s32[], f32[64])) -> (s32[], f32[64]) {
+  %p = (s32[], f32[64]{0}) parameter(0)
+  %k = s32[] get-tuple-element(%p), index=0
+  %x = f32[64]{0} get-tuple-element(%p), index=1
+  %r = f32[64]{0} all-reduce(%x), channel_id=1, replica_groups={{0,1},{2,3}}, to_apply=%add
+  ROOT %t = (s32[], f32[64]{0}) tuple(%k, %r)
+}
+
+%condition (q: (s32[], f32[64])) -> pred[] {
+  %q = (s32[], f32[64]{0}) parameter(0)
+  %n = s32[] constant(5)
+  %i = s32[] get-tuple-element(%q), index=0
+  ROOT %l = pred[] compare(%i, %n), direction=LT
+}
+
+%slices (a: f32[1000], b: s32[]) -> f32[10] {
+  %a = f32[1000]{0} parameter(0)
+  %b = s32[] parameter(1)
+  ROOT %s = f32[10]{0} dynamic-slice(%a, %b), dynamic_slice_sizes={10}
+}
+
+ENTRY %main (in: f32[1000], at: s32[], y: f32[64]) -> f32[256] {
+  %in = f32[1000]{0} parameter(0)
+  %at = s32[] parameter(1)
+  %y = f32[64]{0} parameter(2)
+  %few = f32[10]{0} fusion(%in, %at), kind=kLoop, calls=%slices
+  %start = (s32[], f32[64]{0}) tuple(%at, %y)
+  %w = (s32[], f32[64]{0}) while(%start), condition=%condition, body=%body
+  %z = f32[64]{0} get-tuple-element(%w), index=1
+  ROOT %g = f32[256]{0} all-gather(%z), channel_id=2, replica_groups=[1,4]<=[4], dimensions={0}
+}
+"""
+
+
+def test_loops_count_as_often_as_they_run_and_slices_for_what_they_take():
+    traffic = hlo.traffic(PROGRAM)
+    assert [(c.kind, c.group, c.times, c.sent) for c in traffic.collectives] == [
+        ("all-reduce", 2, 5.0, 64 * 4.0),  # 2 (n - 1) / n of it
+        ("all-gather", 4, 1.0, 256 * 4 * 3 / 4),
+    ]
+    slices = 2 * 10 * 4 + 4
+    assert traffic.stored == slices + 5 * 2 * 64 * 4 + 64 * 4 + 256 * 4
+
+
+def test_the_compilers_own_text_is_read():
+    @jax.jit
+    def f(x, w):
+        return jax.lax.scan(lambda c, _: (jax.numpy.tanh(c @ w), None), x, None, length=7)[0]
+
+    compiled = f.lower(jax.ShapeDtypeStruct((8, 64), "float32"), jax.ShapeDtypeStruct((64, 64), "float32")).compile()
+    traffic = hlo.traffic(compiled.as_text())
+    assert traffic.stored >= 7 * 64 * 64 * 4  # the weights are read at every turn
+    assert not traffic.collectives
+
+
+def test_an_example_has_the_shapes_of_a_batch():
+    config = load_config("configs/torso.py:smoke", [])
+    from data_pipelines import frames
+
+    keys = (*frames.KEYS, *frames.MOTION, *frames.PERTURBED, *frames.BLINKED)
+    size, pncc = config.model.superres_fields.get("raw_resolution") * 4, config.data.pncc_size
+    people = frames.examples("people", folder="", seed=0, size=size, pncc_size=pncc)
+    drawn = frames.Frames(people, 0, pncc, keys)[0]
+    assert_same(frames.like(keys, size, pncc), drawn)
+
+
+def assert_same(empty, drawn):
+    assert {k: (np.shape(v), np.asarray(v).dtype) for k, v in empty.items()} == {
+        k: (np.shape(v), np.asarray(v).dtype) for k, v in drawn.items()
+    }
+
+
+def test_activations_that_are_gathered_are_told_from_parameters():
+    state = {"w": jax.ShapeDtypeStruct((512, 512), "float32")}
+    found = [
+        hlo.Collective("all-gather", [shape], 4, 1.0, 1.0, name)
+        for shape, name in (((512, 512), "weights"), ((64,), "metrics"), ((8, 128, 128, 32), "rays"))
+    ]
+    assert [g["source"] for g in plan.gathers(hlo.Traffic(0.0, found), state)] == ["rays"]
+
+
+def test_a_missing_compiler_is_told_with_the_command(monkeypatch, capsys):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *a: None if name in ("libtpu", "jax_cuda13_plugin") else real(name, *a),
+    )
+    assert cli.main(["plan", "--config", TOY, "--topology", "v5e-4"]) == 2
+    assert f"pip install 'jax[tpu]=={jax.__version__}'" in capsys.readouterr().err
+    assert cli.main(["plan", "--config", TOY, "--topology", "h100-8"]) == 2
+    assert "pip install --no-deps jax-cuda13-plugin" in capsys.readouterr().err
+
+
+def test_the_compilers_complaint_is_understood():
+    told = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 52.84G of 15.75G hbm."
+    assert plan._room(told) == (52.84 * 2**30, 15.75 * 2**30)
+
+
+def test_the_search_ends_between_what_fits_and_what_does_not(monkeypatch):
+    tried = []
+
+    def step(config, topology, found, per_chip, name=""):
+        tried.append(per_chip)
+        wanted = 1000.0 + 90 * per_chip + per_chip**1.2
+        if wanted > 3000:
+            raise plan.DoesNotFitError(wanted, None)
+        return made(per_chip, wanted)
+
+    def made(per_chip, wanted):
+        memory = {"state": 900.0, "code": 0.0, "total": wanted}
+        return plan.Plan("", "", "", 1, {}, per_chip, memory, 3000.0, 1.0, 1.0, {}, [], {"compute": 1.0}, 0.0)
+
+    monkeypatch.setattr(plan, "plan_step", step)
+    start = made(2, 1000.0 + 180 + 2**1.2)
+    plan._search(start, None, None, [], 8)
+    assert start.refused == start.largest + 1
+    assert 1000 + 90 * start.largest + start.largest**1.2 <= 3000
+    assert len(tried) <= 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["img2plane", "motion2plane", "torso", "syncnet", "audio2motion"])
+def test_a_full_config_is_planned_without_files(name, tmp_path):
+    config = load_config(f"configs/{name}.py:full", [])
+    assert stand_in(config, tmp_path)
+    stage = load_stage(config)
+    shapes = jax.eval_shape(stage.init, jax.random.key(0, impl="rbg"))
+    assert sum(x.size for x in jax.tree.leaves(shapes.params)) > 1e7
+    assert "example" in stage.example()
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_the_toy_stage_is_planned_for_a_tpu(tmp_path, capfd):
+    arguments = ["--topology", "v5e-4", "--tries", "0", "--batch", "4", "--json", str(tmp_path / "plan.json")]
+    sizes = [f"--set=mesh.{k}=2" for k in ("data", "fsdp")]
+    assert cli.main(["plan", "--config", TOY, *arguments, *sizes]) == 0
+    assert "no all-gather of activations" in capfd.readouterr().out
+    made = json.loads((tmp_path / "plan.json").read_text())
+    assert made["fits"] and made["mesh"] == {"data": 2, "fsdp": 2, "spatial": 1} and not made["gathers"]
+    assert {"all-reduce", "all-gather"} <= set(made["collectives"]) | {"all-gather"}
+    config = load_config(TOY, ["batch_size=16"])
+    shapes = jax.eval_shape(load_stage(config).init, jax.random.key(0, impl="rbg"))
+    state = sum(x.size * 4 for x in jax.tree.leaves(shapes))
+    assert state / 2 <= made["memory"]["state"] <= state  # part of it is split in two
+    assert made["memory"]["batch"] == 4 * sum(np.asarray(x).nbytes for x in toy.example(0).values())
+
+
+def test_a_mesh_of_other_devices():
+    with pytest.raises(InputError, match="does not hold 1 devices"):
+        sharding.make_mesh({"data": 3}, jax.devices()[:1])
+    assert sharding.make_mesh({"data": -1}, jax.devices()[:1]).shape["data"] == 1
