@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 from quick import drawn, quick_jit
 from test_eg3d import TINY as TINY_EG3D
 
+from data_pipelines import frames as data_frames
+from data_pipelines import people_shards
 from r3p import convert, weights
 from r3p.errors import InputError
 from r3p.models.decoder import Head
@@ -325,6 +327,18 @@ def test_each_stage_goes_on_from_the_one_before(tmp_path):
         pairs = (jax.tree.leaves(states[k].average["params"][part]) for k in ("torso", "motion2plane"))
         for a, b in zip(*pairs, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_people_are_held_out_or_evaluation_is_declined(tmp_path):
+    people_shards.write_shards(tmp_path, 4, 3, 32, 16, 0)
+    shards = ["data.source=shards", f"data.folder={tmp_path}", "data.pncc_size=16"]
+    config = load_config("configs/torso.py:smoke", shards)
+    batches, _ = frames.streams(config, 32, data_frames.KEYS)
+    with pytest.raises(InputError, match=r"holds 2 people.*or set held_out_batches=0"):
+        batches(0)
+    config.held_out_batches = 0
+    batches, held_out = frames.streams(config, 32, data_frames.KEYS)
+    assert held_out is None and sorted(next(batches(0))["example"]) in ([0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3])
 
 
 def test_truths_agree_on_the_device():
