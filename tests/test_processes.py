@@ -82,9 +82,9 @@ def losses(workdir):
     return {row["step"]: row["loss"] for row in rows if "loss" in row}
 
 
-def state(workdir, *overrides):
+def state(workdir, *overrides, config=CONFIG):
     """The newest checkpoint, as arrays of NumPy."""
-    config = load_config(CONFIG, [*SETTINGS, *overrides])
+    config = load_config(config, [*SETTINGS, *overrides])
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.eval_shape(load_stage(config).init, jax.random.key(0, impl="rbg"))
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
@@ -128,6 +128,7 @@ def test_a_real_stage_is_as_little_changed(tmp_path, cache):
 
     data = write_speech(tmp_path / "speech")
     small = {"width": 8, "condition_width": 8, "encoder_layers": 1, "decoder_layers": 1}
+    config = str(ROOT / "configs" / "audio2motion.py:small_smoke")
     small |= {"flow_width": 8, "flow_steps": 1, "flow_layers": 1, "latent": 4}
     overrides = [
         f"data.path={data}", "data.crop=16", "batch_size=8", "steps=20", "schedule_steps=20", "checkpoint_every=20",
@@ -137,7 +138,7 @@ def test_a_real_stage_is_as_little_changed(tmp_path, cache):
     for name, (processes, devices, fsdp) in {"1 x 1": (1, 1, 1), "1 x 8": (1, 8, 4), "2 x 4": (2, 4, 8)}.items():
         folder = tmp_path / name
         chosen = [*overrides, f"mesh.fsdp={fsdp}"]
-        run(processes, devices, folder, *chosen, cache=cache, config=str(ROOT / "configs" / "audio2motion.py:smoke"))
+        run(processes, devices, folder, *chosen, cache=cache, config=config)
         found[name] = losses(folder)
     for name, values in found.items():
         apart = max(abs(values[k] / found["1 x 1"][k] - 1) for k in range(1, 21))
