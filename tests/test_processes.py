@@ -53,6 +53,8 @@ def arguments(workdir, overrides, config=CONFIG):
 
 def start(processes, devices, workdir, *overrides, cache, config=CONFIG):
     lines = commands.local(processes, free_port(), arguments(workdir, [*SETTINGS, *overrides], config))
+    for line in lines:
+        line[2:2] = ["--heartbeat", "1800"]  # nobody is dead because this machine does something else for minutes
     return [
         subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
         for line, env in zip(lines, environments(processes, devices, cache), strict=True)
