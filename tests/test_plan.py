@@ -7,6 +7,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from toys import stage as toy
 
 from r3p import chips, cli, hlo, plan, sharding
@@ -117,13 +118,52 @@ def assert_same(empty, drawn):
     }
 
 
+def lying(shape, *axes):
+    mesh = AbstractMesh((2, 2, 1), sharding.AXES, axis_types=(AxisType.Auto,) * 3)
+    return jax.ShapeDtypeStruct(shape, "float32", sharding=NamedSharding(mesh, PartitionSpec(*axes)))
+
+
 def test_activations_that_are_gathered_are_told_from_parameters():
-    state = {"w": jax.ShapeDtypeStruct((512, 512), "float32")}
+    state = {"split": lying((512, 512), None, "fsdp"), "whole": lying((512, 1024))}
     found = [
-        hlo.Collective("all-gather", [shape], 4, 1.0, 1.0, name)
-        for shape, name in (((512, 512), "weights"), ((64,), "metrics"), ((8, 128, 128, 32), "rays"))
+        hlo.Collective("all-gather", shapes, 4, 1.0, times, name)
+        for shapes, times, name in (
+            ([(512, 512)], 3.0, "weights"),
+            ([(262144,), (64,)], 1.0, "weights, flat, with metrics"),
+            ([(64,)], 1.0, "metrics"),
+            ([(8, 128, 128, 32)], 2.0, "rays"),
+            # As large as a parameter that lies on every chip, which nothing has to gather.
+            ([(512, 512), (4, 256, 512)], 1.0, "features"),
+        )
     ]
-    assert [g["source"] for g in plan.gathers(hlo.Traffic(0.0, found), state)] == ["rays"]
+    known, others = plan.gathers(hlo.Traffic(0.0, found), state)
+    assert known == {"count": 4.0, "bytes": 4.0}
+    assert [(g["shape"], g["source"]) for g in others] == [([8, 128, 128, 32], "rays"), ([4, 256, 512], "features")]
+    assert [d["times"] for d in plan.dearest(hlo.Traffic(0.0, found), 2)] == [3.0, 2.0]
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_a_step_that_gathers_activations_is_found_out(everywhere):
+    mesh = sharding.make_mesh({"data": 2, "fsdp": 2}, plan.devices(chips.topology("v5e-4")))
+    batch = NamedSharding(mesh, sharding.BATCH)
+    w = jax.ShapeDtypeStruct((512, 512), "float32", sharding=NamedSharding(mesh, PartitionSpec(None, "fsdp")))
+    x = jax.ShapeDtypeStruct((64, 128, 512), "float32", sharding=batch)
+
+    def step(w, x):
+        def loss(w):
+            y = jax.nn.gelu(x @ w)
+            if everywhere:  # a constraint that no stage should have
+                y = jax.lax.with_sharding_constraint(y, sharding.replicated(mesh))
+            return jax.numpy.square(y @ w).mean()
+
+        return w - jax.grad(loss)(w)
+
+    text = jax.jit(step, out_shardings=w.sharding).lower(w, x).compile().as_text()
+    known, others = plan.gathers(hlo.traffic(text), {"w": w})
+    assert known["count"] > 0
+    assert bool(others) == everywhere
 
 
 def test_a_missing_compiler_is_told_with_the_command(monkeypatch, capsys):
@@ -183,7 +223,9 @@ def test_the_toy_stage_is_planned_for_a_tpu(tmp_path, capfd):
     arguments = ["--topology", "v5e-4", "--tries", "0", "--batch", "4", "--json", str(tmp_path / "plan.json")]
     sizes = [f"--set=mesh.{k}=2" for k in ("data", "fsdp")]
     assert cli.main(["plan", "--config", TOY, *arguments, *sizes]) == 0
-    assert "no all-gather of activations" in capfd.readouterr().out
+    told = capfd.readouterr()
+    assert "fits" in told.out and "all-gathers of activations: none" in told.out
+    assert "WARNING" not in told.err  # the compiler's own words at its start
     made = json.loads((tmp_path / "plan.json").read_text())
     assert made["fits"] and made["mesh"] == {"data": 2, "fsdp": 2, "spatial": 1} and not made["gathers"]
     assert {"all-reduce", "all-gather"} <= set(made["collectives"]) | {"all-gather"}
