@@ -19,6 +19,7 @@ from r3p.errors import InputError
 from r3p.face import FaceModel, eye_gap
 
 ARKIT_UNITS = 52
+_ALONE = 250_000  # multiplications of a product that OpenBLAS leaves to one thread
 IRIS = 468  # first of the irises' points
 OPEN_EYE = 0.2  # the lids' gap over the eye's width above which an iris counts fully
 # Contours of MediaPipe's points (see also data_pipelines.head_landmarks).
@@ -200,7 +201,7 @@ def _gram(rows: np.ndarray, strength: np.ndarray) -> np.ndarray:
     """rows^T diag(strength) rows, in blocks that BLAS does not spread over threads: waking and joining those costs a
     hundred times the work when other programs keep the cores busy."""
     n, k = rows.shape
-    block = 24
+    block = max(min(24, _ALONE // k**2), 1)
     pad = -n % block
     rows = np.concatenate([rows, np.zeros((pad, k))]).reshape(-1, block, k)
     weighted = rows * np.concatenate([strength, np.zeros(pad)]).reshape(-1, block, 1)
