@@ -70,7 +70,18 @@ def stage(tmp_path, monkeypatch):
 
 def _arguments(folder, *more):
     methods = f"ours={folder / 'ours'},other={folder / 'other'}"
-    return ["eval", "--manifest", str(folder / "m.csv"), "--methods", methods, "--out", str(folder / "r"), *more]
+    return [
+        "eval",
+        "--manifest",
+        str(folder / "m.csv"),
+        "--methods",
+        methods,
+        "--out",
+        str(folder / "r"),
+        "--every",
+        "2",
+        *more,
+    ]
 
 
 def brightness(frames):
@@ -220,17 +231,17 @@ def test_a_users_networks_give_identity_and_pose(stage):
     ours, truth = stage / "ours" / "c0", stage / "truth0"
     seen = clip.References(nets, SIDE)
     nets._user = {"arcface": lambda x: x.reshape(len(x), -1).astype(float) - 128}
-    same = clip._identity(truth, seen(truth), truth, seen(truth), nets, SIDE)
+    same = clip._identity(truth, seen(truth), truth, seen(truth), seen)
     assert same == {"csim_a": pytest.approx(1), "csim_s": pytest.approx(1)}
-    other = clip._identity(stage / "truth1", seen(stage / "truth1"), truth, seen(truth), nets, SIDE)
+    other = clip._identity(stage / "truth1", seen(stage / "truth1"), truth, seen(truth), seen)
     assert other["csim_a"] < 0.9
     nets._user = {"deep3d": lambda x: np.outer(x.reshape(len(x), -1).mean(1), np.ones(257))}
-    moved = clip._deep3d(ours, truth, nets, SIDE)
+    moved = clip._deep3d(ours, truth, seen)
     assert set(moved) == {"aed_a", "apd_a1", "apd_a2"} and 2 < moved["aed_a"] < 4
-    assert clip._deep3d(truth, truth, nets, SIDE)["apd_a1"] == 0
+    assert clip._deep3d(truth, truth, seen)["apd_a1"] == 0
     nets._user = {"deep3d": lambda x: np.zeros((len(x), 5))}
     with pytest.raises(InputError, match="expected 257"):
-        clip._deep3d(truth, truth, nets, SIDE)
+        clip._deep3d(truth, truth, seen)
     nets._user = {"arcface": lambda x: np.zeros(3)}
     with pytest.raises(InputError, match="for 2 frames"):
         nets.user("arcface", np.zeros((2, 4, 4, 3), np.uint8))

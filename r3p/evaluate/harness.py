@@ -14,14 +14,15 @@ from typing import Any
 from r3p import __version__, audio, photo
 from r3p.assets import asset_path
 from r3p.errors import InputError
-from r3p.evaluate import frechet, uncertainty
-from r3p.evaluate.clip import BATCH, GROUPS, References, Score, score
+from r3p.evaluate import batching, frechet, uncertainty
+from r3p.evaluate.clip import GROUPS, References, Score, score
 from r3p.evaluate.manifest import Row
 from r3p.evaluate.metrics import METRICS, POOLED, Metric
 from r3p.evaluate.networks import Networks, sha256
 from r3p.evaluate.observe import frames_of, is_picture
 from r3p.face import HEAD_FILE
 
+EVERY = 5  # networks look at 1 frame of so many: neighbours say nearly the same, and VGG16 costs 2 s a frame and core
 COPY, STILL = "(the truth itself)", "(source, still)"  # anchors: the floor, and what no motion at all scores
 _OF_PROTOCOL = {  # networks whose figures a protocol would have
     "same": ("lpips", "inception", "arcface", "deep3d", "dlib", "syncnet"),
@@ -68,6 +69,7 @@ def run(
     networks: Networks,
     *,
     size: int = 512,
+    every: int = EVERY,
     groups: tuple[str, ...] = GROUPS,
     anchors: bool = False,
     say: Callable[[str], None] = lambda _: None,
@@ -76,7 +78,7 @@ def run(
     results = Results(rows, list(folders), [COPY, STILL] if anchors else [])
     for name in results.methods + results.anchors:
         results.scores[name], results.failures[name] = {}, {}
-    references = References(networks, size)
+    references = References(networks, size, every=every)
     for row in rows:
         _check_references(row, size)
         with tempfile.TemporaryDirectory() as scratch:
@@ -129,7 +131,9 @@ def _interval(found: uncertainty.Interval) -> dict[str, Any]:
     return {k: _number(v) if isinstance(v, float) else v for k, v in asdict(found).items()}
 
 
-def summary(results: Results, networks: Networks, *, size: int, groups: tuple[str, ...] = GROUPS) -> dict[str, Any]:
+def summary(
+    results: Results, networks: Networks, *, size: int, every: int = EVERY, groups: tuple[str, ...] = GROUPS
+) -> dict[str, Any]:
     """Everything a report says, ready for JSON. Figures are of the clips that all methods have."""
     protocols: dict[str, Any] = {}
     for protocol in dict.fromkeys(r.protocol for r in results.rows):
@@ -160,7 +164,7 @@ def summary(results: Results, networks: Networks, *, size: int, groups: tuple[st
         "anchors": results.anchors,
         "protocols": protocols,
         "clips": clips,
-        "provenance": provenance(networks, size, groups),
+        "provenance": provenance(networks, size, every, groups),
     }
 
 
@@ -217,7 +221,7 @@ def _missing(networks: Networks, protocol: str, groups: tuple[str, ...], figures
     return out
 
 
-def provenance(networks: Networks, size: int, groups: tuple[str, ...]) -> dict[str, Any]:
+def provenance(networks: Networks, size: int, every: int, groups: tuple[str, ...]) -> dict[str, Any]:
     """What the figures rest on."""
     detector = (
         "face_detection_short_range.tflite",
@@ -230,7 +234,8 @@ def provenance(networks: Networks, size: int, groups: tuple[str, ...]) -> dict[s
         **{name: version(name) for name in ("jax", "numpy", "scipy", "opencv-python", "av")},
         "size": f"longer side {size} pixels; area averaging down, cubic up",
         "frames_per_second": 25,
-        "batch": BATCH,
+        "networks_see": "every frame" if every == 1 else f"1 frame of {every}; pixels and landmarks are of every frame",
+        "batch": batching.size(),
         "groups": list(groups),
         "detector": {name: sha256(asset_path(name)) for name in detector},
         "head": sha256(HEAD_FILE),

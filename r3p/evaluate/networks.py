@@ -25,6 +25,7 @@ from r3p import lpips
 from r3p.assets import asset_path
 from r3p.detect import FaceFinder
 from r3p.errors import InputError
+from r3p.evaluate.batching import in_batches
 from r3p.evaluate.metrics import NETWORKS
 
 Network = Callable[[np.ndarray], np.ndarray]
@@ -55,8 +56,7 @@ def _resolve(name: str, text: str) -> Network:
 class Networks:
     """What is there. `missing` says of each absent network why, and `origin` where each present one is from."""
 
-    def __init__(self, user: dict[str, str] | None = None, *, batch: int = 4) -> None:
-        self.batch = batch
+    def __init__(self, user: dict[str, str] | None = None) -> None:
         self.finder = cache(FaceFinder)  # one for all clips; what it follows is not kept in it
         self.missing: dict[str, str] = dict(NETWORKS)
         self.origin: dict[str, str] = {}
@@ -98,7 +98,7 @@ class Networks:
 
     def lpips(self, net: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """[b] of uint8 frames."""
-        return self._in_batches(partial(self._distances[net], self._lpips[net]), a, b)
+        return np.asarray(in_batches(partial(self._distances[net], self._lpips[net]), a, b))
 
     @cached_property
     def _vgg(self) -> Any:
@@ -112,17 +112,7 @@ class Networks:
     def vgg(self, frames: np.ndarray) -> np.ndarray:
         """VGG16's last activations, averaged over the picture at 224 pixels: [b, 512] of uint8 frames."""
         small = np.stack([cv2.resize(f, (FEATURE_SIZE, FEATURE_SIZE), interpolation=cv2.INTER_AREA) for f in frames])
-        return self._in_batches(partial(self._vgg, self._lpips["vgg16"]), small)
-
-    def _in_batches(self, function: Callable[..., Any], *arrays: np.ndarray) -> np.ndarray:
-        """One compiled shape: the last batch is filled up with its own last frame."""
-        out = []
-        for k in range(0, len(arrays[0]), self.batch):
-            parts = [a[k : k + self.batch] for a in arrays]
-            count = len(parts[0])
-            fill = [np.concatenate([p, np.repeat(p[-1:], self.batch - count, 0)]) for p in parts]
-            out.append(np.asarray(function(*fill))[:count])
-        return np.concatenate(out)
+        return np.asarray(in_batches(partial(self._vgg, self._lpips["vgg16"]), small))
 
 
 def five_points(points: np.ndarray) -> np.ndarray:
