@@ -114,12 +114,40 @@ def test_a_report_counts_failures_and_scores_what_all_have(stage, capsys):
     assert "user-supplied" in same["not_computed"]["csim_a"]
     assert "lpips_vgg" not in ours
     assert report["provenance"]["networks"]["inception"] == "test_evaluate:brightness"
+    pooled = same["pooled"]["ours"]["fid_s"]
+    assert pooled["low"] <= pooled["mean"] <= pooled["high"]
     (difference,) = [d for d in same["differences"] if d["metric"] == "psnr_s"]
     assert difference["mean"] > 0 and difference["p_holm"] >= difference["p"]
     for name in ("report.md", "report.html", "plots/same_psnr_s.svg", "worst/same_0_0.png"):
         assert (stage / "r" / name).stat().st_size > 200
     text = (stage / "r" / "report.md").read_text()
     assert "no face is found" in text and "not to be compared" in text
+
+
+def test_a_second_run_scores_only_what_changed(stage, monkeypatch):
+    options = ["--size", str(SIDE), "--metrics", "pixels,features", "--network", "inception=test_evaluate:brightness"]
+    monkeypatch.setattr("r3p.lpips.load", _absent)
+    assert cli.main(_arguments(stage, *options)) == 0
+    first = json.loads((stage / "r" / "report.json").read_text())
+    scored = []
+
+    def counted(row, output, *rest):
+        scored.append(output.parent.name + "/" + output.name)
+        return clip.score(row, output, *rest)
+
+    monkeypatch.setattr("r3p.evaluate.harness.score", counted)
+    assert cli.main(_arguments(stage, *options)) == 0
+    # Failures are tried again, and nothing else is.
+    assert scored == ["other/c2", "other/c3"]
+    second = json.loads((stage / "r" / "report.json").read_text())
+    assert second["clips"] == first["clips"]
+    fid, before = (r["protocols"]["same"]["pooled"]["ours"]["fid_s"] for r in (second, first))
+    assert fid == pytest.approx(before, rel=1e-5)
+    photo.save_image(stage / "ours" / "c0" / "002.png", np.full((SIDE, SIDE, 3), 50, np.uint8))
+    assert cli.main(_arguments(stage, *options)) == 0
+    assert scored[2:] == ["ours/c0", "other/c2", "other/c3"]
+    assert cli.main(_arguments(stage, *options, "--every", "1")) == 0
+    assert len(scored) == 5 + 8
 
 
 def test_a_reference_that_cannot_be_read_is_no_failure_of_a_method(stage, capsys):

@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
             else:
                 bar.write(text, file=sys.stderr)
 
-        results = harness.run(rows, folders, networks, say=say, anchors=args.anchors, **how)
+        results = harness.run(rows, folders, networks, say=say, keep=args.out / "scores", anchors=args.anchors, **how)
     report = harness.summary(results, networks, **how)
     harness.write_json(report, args.out / "report.json")
     page.write(report, args.out, worst(results, folders, args.out, args.worst))

@@ -16,6 +16,7 @@ from r3p.assets import asset_path
 from r3p.errors import InputError
 from r3p.evaluate import batching, frechet, uncertainty
 from r3p.evaluate.clip import GROUPS, References, Score, score
+from r3p.evaluate.kept import Kept
 from r3p.evaluate.manifest import Row
 from r3p.evaluate.metrics import METRICS, POOLED, Metric
 from r3p.evaluate.networks import Networks, sha256
@@ -43,6 +44,7 @@ class Results:
     scores: dict[str, dict[str, Score]] = field(default_factory=dict)
     failures: dict[str, dict[str, str]] = field(default_factory=dict)
     pooled: dict[tuple[str, str, str], tuple[frechet.Features, frechet.Features]] = field(default_factory=dict)
+    spread: dict[tuple[str, str, str], frechet.Clips] = field(default_factory=dict)
 
     def common(self, protocol: str) -> list[Row]:
         """Clips that every method has."""
@@ -72,9 +74,14 @@ def run(
     every: int = EVERY,
     groups: tuple[str, ...] = GROUPS,
     anchors: bool = False,
+    keep: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Results:
-    """Every method on every clip; a clip that cannot be scored is a failure of its method, with the reason."""
+    """Every method on every clip; a clip that cannot be scored is a failure of its method, with the reason.
+
+    keep: a folder for scores, from which a run that was stopped goes on.
+    """
+    kept = None if keep is None else Kept(keep, provenance(networks, size, every, groups))
     results = Results(rows, list(folders), [COPY, STILL] if anchors else [])
     for name in results.methods + results.anchors:
         results.scores[name], results.failures[name] = {}, {}
@@ -89,8 +96,13 @@ def run(
             for name, output in outputs.items():
                 if output is None:
                     continue  # an anchor that this protocol does not have
+                lasting = None if name == STILL else output
+                known = None if kept is None else kept.read(row, name, lasting)
                 try:
-                    results.scores[name][row.id] = score(row, output, networks, references, groups)
+                    found = known or score(row, output, networks, references, groups)
+                    results.scores[name][row.id] = found
+                    if kept is not None and known is None:
+                        kept.write(row, name, lasting, found)
                 except InputError as e:
                     results.failures[name][row.id] = str(e)
                     say(f"{row.id}: {name} failed: {e}")
@@ -120,6 +132,8 @@ def _pool(results: Results, row: Row) -> None:
             both = results.pooled.setdefault(key, (frechet.Features(), frechet.Features()))
             both[0].merge(features)
             both[1].merge(found.reference_features[network])
+            clips = results.spread.setdefault(key, frechet.Clips())
+            clips.add(row.identity, features.sample, found.reference_features[network].sample)
         found.features, found.reference_features = {}, {}
 
 
@@ -178,17 +192,21 @@ def _means(results: Results, common: list[Row], name: str) -> dict[str, Any]:
     return out
 
 
-def _pooled(results: Results, protocol: str) -> dict[str, dict[str, float]]:
-    out: dict[str, dict[str, float]] = {}
+def _pooled(results: Results, protocol: str) -> dict[str, dict[str, Any]]:
+    out: dict[str, dict[str, Any]] = {}
     names = {"vgg": ("vgg_fd_s", "vgg_kd_s"), "inception": ("fid_s", "kid_s")}
-    for (of, method, network), (ours, theirs) in results.pooled.items():
+    for key, (ours, theirs) in results.pooled.items():
+        of, method, network = key
         if of == protocol and ours.moments is not None and theirs.moments is not None:
-            distance, kernel = names[network]
-            out.setdefault(method, {}).update({
-                distance: frechet.frechet(ours.moments, theirs.moments),
-                kernel: frechet.kernel_distance(ours.sample, theirs.sample),
-                "frames": ours.moments.count,
-            })  # fmt: skip
+            if min(ours.moments.count, theirs.moments.count) < 2:
+                continue
+            values = (
+                frechet.frechet(ours.moments, theirs.moments),
+                frechet.kernel_distance(ours.sample, theirs.sample),
+            )
+            found = zip(names[network], values, results.spread[key].intervals(values), strict=True)
+            cells = {name: {"mean": v, "low": _number(low), "high": _number(high)} for name, v, (low, high) in found}
+            out.setdefault(method, {}).update(cells | {"frames": ours.moments.count})
     return out
 
 
@@ -241,6 +259,8 @@ def provenance(networks: Networks, size: int, every: int, groups: tuple[str, ...
         "head": sha256(HEAD_FILE),
         "networks": networks.origin,
         "bootstrap": f"{uncertainty.RESAMPLES} resamples of identities, percentile, {uncertainty.LEVEL:.0%}, seed 0",
+        "bootstrap_of_pooled": f"{frechet.RESAMPLES} resamples of identities, at most {frechet.SPREAD} frames a side, "
+        "recentred on the figure of all frames",
     }
 
 
