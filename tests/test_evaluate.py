@@ -247,7 +247,7 @@ def test_lips_that_follow_the_loudness_are_in_sync(stage):
     for k, level in enumerate(np.log10(loud[320::640]) * 80 + 150):
         photo.save_image(speaking / f"{k:03d}.png", np.full((SIDE, SIDE, 3), level, np.uint8))
     nets = networks.Networks.__new__(networks.Networks)
-    nets.finder, nets.missing = networks.FaceFinder, {}
+    nets.finder, nets.missing, nets._user = networks.FaceFinder, {}, {}
     row = manifest.Row("a", "audio", stage / "truth0", None, stage / "a.wav", None, "p", "x")
     figures = clip.score(row, speaking, nets, clip.References(nets, SIDE), ("sync",)).figures
     assert figures["sync_proxy"] > 0.8 and abs(figures["sync_proxy_lag"]) <= 1
@@ -255,7 +255,7 @@ def test_lips_that_follow_the_loudness_are_in_sync(stage):
 
 def test_a_users_networks_give_identity_and_pose(stage):
     nets = networks.Networks.__new__(networks.Networks)
-    nets.finder, nets.missing, nets.origin = networks.FaceFinder, {}, {}
+    nets.finder, nets.missing, nets._user = networks.FaceFinder, {}, {}
     ours, truth = stage / "ours" / "c0", stage / "truth0"
     seen = clip.References(nets, SIDE)
     nets._user = {"arcface": lambda x: x.reshape(len(x), -1).astype(float) - 128}
@@ -264,12 +264,12 @@ def test_a_users_networks_give_identity_and_pose(stage):
     other = clip._identity(stage / "truth1", seen(stage / "truth1"), truth, seen(truth), seen)
     assert other["csim_a"] < 0.9
     nets._user = {"deep3d": lambda x: np.outer(x.reshape(len(x), -1).mean(1), np.ones(257))}
-    moved = clip._deep3d(ours, truth, seen)
+    moved = clip._deep3d((ours, seen(ours)), (truth, seen(truth)), seen)
     assert set(moved) == {"aed_a", "apd_a1", "apd_a2"} and 2 < moved["aed_a"] < 4
-    assert clip._deep3d(truth, truth, seen)["apd_a1"] == 0
+    assert clip._deep3d((truth, seen(truth)), (truth, seen(truth)), seen)["apd_a1"] == 0
     nets._user = {"deep3d": lambda x: np.zeros((len(x), 5))}
     with pytest.raises(InputError, match="expected 257"):
-        clip._deep3d(truth, truth, seen)
+        clip._deep3d((truth, seen(truth)), (truth, seen(truth)), seen)
     nets._user = {"arcface": lambda x: np.zeros(3)}
     with pytest.raises(InputError, match="for 2 frames"):
         nets.user("arcface", np.zeros((2, 4, 4, 3), np.uint8))

@@ -10,9 +10,9 @@ import numpy as np
 
 from r3p import audio, speech_motion, video
 from r3p.errors import InputError
-from r3p.evaluate import batching, frechet, series
+from r3p.evaluate import batching, frechet, series, sync
 from r3p.evaluate.manifest import Row
-from r3p.evaluate.networks import Networks, arcface_crops
+from r3p.evaluate.networks import Networks, arcface_crops, five_points
 from r3p.evaluate.observe import Observation, batches, frames_of, is_picture, observe
 from r3p.evaluate.pixels import PixelTotals
 
@@ -20,6 +20,7 @@ GROUPS = ("pixels", "lpips", "features", "face", "sync")
 SLACK_FRAMES, SLACK = 2, 0.02  # how much shorter or longer than its reference a clip may be
 _ASPECT = 0.02  # how much its aspect may differ from its truth's
 _SYNC_LAG, _LIP_LAG = 5, 2
+Watched = tuple[Path, Observation]
 
 
 @dataclass
@@ -112,7 +113,19 @@ def score(
         loud = speech_motion.loudness(audio.load(row.audio), len(seen)).reshape(-1, 2).mean(1)
         value, lag = series.correlation(series.lips_and_yaw(seen.points)[0], loud, _SYNC_LAG)
         result.figures |= {"sync_proxy": value, "sync_proxy_lag": lag}
+        _lips_and_sound(result, row.audio, seen, output, references)
     return result
+
+
+def _lips_and_sound(result: Score, sound: Path, seen: Observation, output: Path, references: References) -> None:
+    """LSE where SyncNet's weights are there; its script drops short clips."""
+    brought = references.networks.brought("syncnet") if "syncnet" in references.networks else None
+    if brought is None or brought.judge is None:
+        return
+    if len(seen) <= sync.LEAST:
+        result.notes.append(f"no LSE of {len(seen)} frames: SyncNet's script wants more than {sync.LEAST}")
+        return
+    result.figures |= brought.judge(frames_of(output, references.size), seen.points, audio.load(sound))
 
 
 def _pairs(output: Path, truth: Path, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -231,7 +244,7 @@ def _face(
         figures["akd_mediapipe"] = series.keypoint_distance(a, b)
         figures |= series.landmark_distances(a, b)
     if "deep3d" in networks:
-        figures |= _deep3d(output, motion, references)
+        figures |= _deep3d((output, seen), (motion, theirs), references)
 
 
 def _identity(
@@ -266,18 +279,33 @@ def _identity(
     return out
 
 
-def _deep3d(output: Path, motion: Path, references: References) -> dict[str, float]:
-    a, b = (
-        np.concatenate([references.networks.user("deep3d", c) for c in references.frames(path)])
-        for path in (output, motion)
-    )
+def _coefficients(path: Path, seen: Observation, references: References) -> np.ndarray:
+    """[t, 257]; NaN where no face was found, for weights that want the face cut out."""
+    brought = references.networks.brought("deep3d")
+    points, at, out = seen.points[:: references.every], 0, []
+    for chunk in references.frames(path):
+        if brought is None:
+            out.append(references.networks.user("deep3d", chunk))
+            continue
+        here, at = points[at : at + len(chunk)], at + len(chunk)
+        good = series.known(here)
+        rows = np.full((len(chunk), 257), np.nan)
+        if good.any():
+            crops = [brought.crop(f, five_points(p)) for f, p in zip(chunk[good], here[good], strict=True)]
+            rows[good] = references.networks.user("deep3d", np.stack(crops))
+        out.append(rows)
+    return np.concatenate(out)
+
+
+def _deep3d(ours: Watched, theirs: Watched, references: References) -> dict[str, float]:
+    a, b = (_coefficients(path, seen, references) for path, seen in (ours, theirs))
     n = min(len(a), len(b))
     if a.shape[1] != 257 or b.shape[1] != 257:
         raise InputError(f"--network deep3d gave {a.shape[1]} coefficients: expected 257")
     difference = np.abs(a[:n] - b[:n])
     pose = difference[:, [224, 225, 226, 254, 255, 256]]
     return {
-        "aed_a": float(difference[:, 80:144].mean()),
-        "apd_a1": float(pose.mean()),
-        "apd_a2": float(pose[:, :3].mean()),
+        "aed_a": series.mean_or_nan(difference[:, 80:144]),
+        "apd_a1": series.mean_or_nan(pose),
+        "apd_a2": series.mean_or_nan(pose[:, :3]),
     }

@@ -46,8 +46,8 @@ def parser() -> argparse.ArgumentParser:
         "--network",
         action="append",
         default=[],
-        metavar="NAME=MODULE:FUNCTION",
-        help=f"a network of your own, of {', '.join(USER)}: see r3p.evaluate.networks",
+        metavar="NAME=WEIGHTS",
+        help=f"a network of your own, of {', '.join(USER)}: weights of r3p convert, or MODULE:FUNCTION",
     )
     out.add_argument("--anchors", action="store_true", help="score the truth itself and a still source, too")
     out.add_argument("--worst", type=int, default=2, help="contact sheets of each method's worst clips (2)")
@@ -68,8 +68,8 @@ def main(argv: Sequence[str]) -> int:
     user = {}
     for text in args.network:
         name, equal, target = text.partition("=")
-        if not equal or ":" not in target:
-            raise InputError(f"--network {text!r}: expected NAME=MODULE:FUNCTION")
+        if not equal or not target:
+            raise InputError(f"--network {text!r}: expected NAME=WEIGHTS or NAME=MODULE:FUNCTION")
         user[name] = target
     rows = manifest.read(args.manifest)
     folders = manifest.methods(args.methods)

@@ -1,6 +1,7 @@
-"""The networks that measures need: those of `r3p assets`, and those that a user brings as functions.
+"""The networks that measures need: those of `r3p assets`, and those that a user brings.
 
-A user's network is a function of NumPy arrays, named MODULE:FUNCTION:
+A user's network is weights that `r3p convert` wrote (inception, arcface, deep3d, syncnet), or a function of NumPy
+arrays, named MODULE:FUNCTION:
 
   inception: uint8 RGB frames [b, h, w, 3] -> pooled features [b, 2048] of the Inception network of December 2015
   arcface:   uint8 RGB faces [b, 112, 112, 3] -> embeddings [b, k]
@@ -26,10 +27,11 @@ from r3p.assets import asset_path
 from r3p.detect import FaceFinder
 from r3p.errors import InputError
 from r3p.evaluate.batching import in_batches
+from r3p.evaluate.brought import Brought
 from r3p.evaluate.metrics import NETWORKS
 
 Network = Callable[[np.ndarray], np.ndarray]
-USER = ("inception", "arcface", "deep3d")
+USER = ("inception", "arcface", "deep3d", "syncnet")
 FEATURE_SIZE = 224  # pixels a side of VGG-FD
 # ArcFace's five points (eyes, nose, corners of the mouth; image left first) at 112 pixels, and MediaPipe's for them.
 _FIVE = np.array([(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)])
@@ -42,15 +44,19 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def _resolve(name: str, text: str) -> Network:
-    module, _, attribute = text.partition(":")
+def _resolve(name: str, text: str) -> Network | Brought:
+    if Path(text).exists():
+        return Brought(name, Path(text))
+    module, colon, attribute = text.partition(":")
+    if not colon or name == "syncnet":
+        raise InputError(f"--network {name}={text}: there are no such weights; `r3p convert` writes them")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as e:
-        raise InputError(f"--network {name}={text} cannot be loaded ({e}): expected MODULE:FUNCTION") from e
+        raise InputError(f"--network {name}={text} cannot be loaded ({e}): expected MODULE:FUNCTION or a path") from e
     if not callable(found):
         raise InputError(f"--network {name}={text} is a {type(found).__name__}: expected a function")
-    return found
+    return found  # type: ignore[no-any-return]
 
 
 class Networks:
@@ -60,7 +66,7 @@ class Networks:
         self.finder = cache(FaceFinder)  # one for all clips; what it follows is not kept in it
         self.missing: dict[str, str] = dict(NETWORKS)
         self.origin: dict[str, str] = {}
-        self._user: dict[str, Network] = {}
+        self._user: dict[str, Network | Brought] = {}
         for name, text in (user or {}).items():
             if name not in USER:
                 raise InputError(f"--network {name}: expected one of {', '.join(USER)}")
@@ -85,6 +91,11 @@ class Networks:
         if out.ndim != 2 or len(out) != len(frames) or not np.isfinite(out).all():
             raise InputError(f"--network {name} gave {out.shape} for {len(frames)} frames: expected [b, k], finite")
         return out
+
+    def brought(self, name: str) -> Brought | None:
+        """A user's network, if it is weights."""
+        found = self._user.get(name)
+        return found if isinstance(found, Brought) else None
 
     @cached_property
     def _distances(self) -> dict[str, Any]:
