@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r3p.errors import InputError
+from r3p.evaluate.batching import in_batches
 
 WINDOW, SIGMA = 11, 1.5  # of SSIM's Gaussian (Wang et al. 2004)
 _LEAST_ERROR = 1e-10  # equal pictures have a PSNR of 100 dB, not an infinite one
@@ -89,7 +90,7 @@ class PixelTotals:
 
     def add(self, output: np.ndarray, truth: np.ndarray) -> None:
         """uint8 [b, h, w, 3] twice."""
-        rows = {k: np.asarray(v, np.float64) for k, v in compare(output, truth)._asdict().items()}
+        rows = {k: np.asarray(v, np.float64) for k, v in in_batches(compare, output, truth)._asdict().items()}
         rows["psnr"] = psnr(rows["mse"])
         for name, values in rows.items():
             self._sums[name] += float(values.sum())
