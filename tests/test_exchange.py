@@ -149,7 +149,7 @@ def test_networks_are_known_by_their_names(name, network):
 
 
 def test_a_portrait_of_tri_grids_is_known():
-    """The config that the original recommends for training anew: three slices a plane, refined before motion is added."""
+    """The config that the original recommends for training anew: three slices a plane, then refined."""
     state = state_of(manifest("torso_full"))
     grids = state_of(manifest("i2p_full_trigrid_v2"))
     state = {name: array for name, array in state.items() if not name.startswith("cano_")}
