@@ -41,11 +41,11 @@ QUIETLY = {
 
 
 class DoesNotFitError(Exception):
-    """The compiler found no room: bytes that a step wants, and bytes that there are, where it told."""
+    """The compiler found no room: bytes that a step wants, where it told, its largest arrays, and what may help."""
 
-    def __init__(self, wanted: float | None, available: float | None) -> None:
+    def __init__(self, message: str, remedies: str) -> None:
         super().__init__("the step does not fit")
-        self.wanted, self.available = wanted, available
+        self.wanted, self.arrays, self.remedies = _room(message), _largest(message), remedies
 
 
 # ------------------------------------------------------------------------------------------------ devices
@@ -119,18 +119,33 @@ def _width(x: Any) -> int:
     return int(getattr(x.dtype, "itemsize", 4))
 
 
-def _room(message: str) -> tuple[float | None, float | None]:
-    """Bytes that are wanted and that there are, from the compiler's complaint."""
+def _room(message: str) -> float | None:
+    """Bytes that are wanted, from the compiler's complaint."""
     units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
-    for pattern in (
-        r"Used ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) hbm",
-        r"\(([\d.]+)([KMG]?)\) exceeds available HBM \(([\d.]+)([KMG]?)\)",
-    ):
+    for pattern in (r"Used ([\d.]+)([KMG]?) of [\d.]+[KMG]? hbm", r"\(([\d.]+)([KMG]?)\) exceeds available HBM"):
         found = re.search(pattern, message)
         if found:
-            a, unit_a, b, unit_b = found.groups()
-            return float(a) * units[unit_a], float(b) * units[unit_b]
-    return None, None
+            return float(found.group(1)) * units[found.group(2)]
+    return None
+
+
+def _largest(message: str, count: int = 4) -> list[str]:
+    """The largest arrays of a step without room, from the compiler's complaint."""
+    found = re.findall(r"\d+\. Size: (\S+)\s+Operator: op_name=\"([^\"]*)\"[^\n]*\s+Shape: (\S+)", message)
+    return [f"{size} {shape.partition('{')[0]} of {name}" for size, name, shape in found[:count]]
+
+
+def _remedies(stage: Stage, config: ConfigDict) -> str:
+    """What of a stage's settings makes its steps smaller."""
+    out = []
+    if stage.accumulates:
+        out += [f"accumulate={2 * config.accumulate}"] + ["remat=products"] * (config.remat == "none")
+    if stage.half and config.dtype == "float32":
+        out.append("dtype=bfloat16")
+    if config.get("adversary"):  # a stage of images
+        out.append("mesh.spatial=2, which shares an image's rays between chips")
+    out.append(f"mesh.fsdp={2 * max(config.mesh.get('fsdp', 1), 1)}")
+    return ", or ".join(out)
 
 
 def plan_step(config: ConfigDict, topology: chips.Topology, found: list[Any], per_chip: int, name: str = "") -> Plan:
@@ -160,7 +175,7 @@ def plan_step(config: ConfigDict, topology: chips.Topology, found: list[Any], pe
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            raise DoesNotFitError(*_room(str(error))) from None
+            raise DoesNotFitError(str(error), _remedies(stage, config)) from None
     lasted = time.monotonic() - started
     text = compiled.as_text()
     traffic = hlo.traffic(text)
@@ -269,11 +284,13 @@ def plan(
                 start = plan_step(config, topology, found, first, name)
                 break
             except DoesNotFitError as error:
-                told = "" if error.wanted is None else f": it wants {error.wanted / GIB:.1f} GiB"
+                for line in error.arrays:
+                    print(f"    {line}", file=sys.stderr, flush=True)
+                told = "" if error.wanted is None else f": it wants {gib(error.wanted)}"
                 if first == 1 or per_chip:
                     raise InputError(
                         f"a step with {first} examples a chip does not fit {topology.name}{told}, a chip has "
-                        f"{topology.chip.memory / GIB:.0f}: set remat=products, dtype=bfloat16, or mesh.fsdp"
+                        f"{gib(_capacity(topology.chip))}: set {error.remedies}"
                     ) from None
                 first //= 2
         start.stand_ins = absent

@@ -1,5 +1,6 @@
 """Planning: topologies, traffic of programs, batches' shapes without data, and the toy stage compiled for a TPU."""
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -10,6 +11,7 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from toys import stage as toy
 
+from benchmarks import plan as table
 from r3p import chips, cli, hlo, plan, sharding
 from r3p.errors import InputError
 from r3p.stages.absent import stand_in
@@ -179,9 +181,35 @@ def test_a_missing_compiler_is_told_with_the_command(monkeypatch, capsys):
     assert "pip install --no-deps jax-cuda13-plugin" in capsys.readouterr().err
 
 
+COMPLAINT = """RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 52.84G of 15.75G hbm.
+
+  Largest program allocations in hbm:
+
+  1. Size: 16.00G
+     Operator: op_name="jit(step)/render/gather" source_file="render.py" source_line=3
+     Shape: f32[8,128,128,32]{3,2,1,0:T(8,128)}
+     Unpadded size: 4.00G
+
+  2. Size: 1.00M
+     Operator: op_name="jit(step)/mul"
+     Shape: bf16[512]{0}
+"""
+
+
 def test_the_compilers_complaint_is_understood():
-    told = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 52.84G of 15.75G hbm."
-    assert plan._room(told) == (52.84 * 2**30, 15.75 * 2**30)
+    error = plan.DoesNotFitError(COMPLAINT, "mesh.fsdp=2")
+    assert error.wanted == 52.84 * 2**30
+    assert error.arrays == ["16.00G f32[8,128,128,32] of jit(step)/render/gather", "1.00M bf16[512] of jit(step)/mul"]
+    assert (
+        plan.DoesNotFitError("RESOURCE_EXHAUSTED: (52.84G) exceeds available HBM (15.75G)", "").wanted == 52.84 * 2**30
+    )
+
+
+def test_what_may_help_is_what_the_stage_has():
+    config = load_config("configs/torso.py:smoke", [])
+    assert plan._remedies(load_stage(config), config).startswith("mesh.spatial=2")
+    config = load_config(TOY, ["remat=products"])
+    assert plan._remedies(load_stage(config), config) == "accumulate=2, or dtype=bfloat16, or mesh.fsdp=2"
 
 
 def test_the_search_ends_between_what_fits_and_what_does_not(monkeypatch):
@@ -191,7 +219,7 @@ def test_the_search_ends_between_what_fits_and_what_does_not(monkeypatch):
         tried.append(per_chip)
         wanted = 1000.0 + 90 * per_chip + per_chip**1.2
         if wanted > 3000:
-            raise plan.DoesNotFitError(wanted, None)
+            raise plan.DoesNotFitError(f"Used {wanted} of 3000 hbm", "")
         return made(per_chip, wanted)
 
     def made(per_chip, wanted):
@@ -204,6 +232,27 @@ def test_the_search_ends_between_what_fits_and_what_does_not(monkeypatch):
     assert start.refused == start.largest + 1
     assert 1000 + 90 * start.largest + start.largest**1.2 <= 3000
     assert len(tried) <= 4
+
+
+def test_the_table_of_readme(tmp_path):
+    memory = {"total": 3.0 * 2**30, "state": 1.0, "batch": 1.0, "temporary": 1.0, "code": 1.0}
+    strange = [{"shape": [8, 4], "bytes": 2e6, "times": 1.0, "source": "rays"}]
+    seconds = {"compute": 0.25, "memory": 0.125, "network": 0.0}
+    made = plan.Plan(
+        "configs/torso.py:full", "v5e-16", "TPU v5e", 16, {"data": 16}, 1, memory, 16.0 * 2**30, 5e13, 1e11,
+        {"all-gather": {"count": 1, "bytes": 2e6}}, strange, seconds, 60.4,
+    )  # fmt: skip
+    told = plan.report(made)
+    assert told.startswith("configs/torso.py:full on v5e-16 fits: 3.00 GiB of a chip's 16.00 GiB")
+    assert "all-gathers of activations: 1, 2 MB sent\n    [8, 4], 2 MB, of rays" in told
+    assert "250 ms a step, bound by arithmetic: 64 examples/s" in told
+    (tmp_path / "torso-v5e-16.json").write_text(json.dumps(dataclasses.asdict(made)))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    table.write(readme, table.table(tmp_path))
+    lines = readme.read_text().splitlines()
+    assert lines[0] == "before" and lines[-1] == "after" and len({line.count("|") for line in lines[2:-2]}) == 1
+    assert lines[4].startswith("| torso:full | v5e-16, 16 chips | 1 | 3.00 of 16.00 GiB | 50 | 100 | 2 | 250 ms |")
 
 
 @pytest.mark.slow

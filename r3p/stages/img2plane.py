@@ -121,7 +121,7 @@ def make(config: ConfigDict) -> Stage:
             variables = {"params": trained, **own}
             planes, changed = model.apply(
                 variables, student_input(ref), method="canonical", train=True, mutable=list(own),
-                rngs={"dropout": jax.random.fold_in(rng, 1)},
+                rngs=parts.dropout(rng),
             )  # fmt: skip
             side = planes.shape[-2]
             if config.rescale_planes < 1:

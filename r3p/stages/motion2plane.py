@@ -192,7 +192,7 @@ def make(config: ConfigDict) -> Stage:
         due = parts.every(state.step, config.regularise_every)
         late = now >= config.adversary.start if judge and config.two_stage else jnp.zeros((), bool)
         trained = {k: v for k, v in state.params.items() if k != NAME}
-        rngs = {"dropout": jax.random.fold_in(rng, 1)}
+        rngs = parts.dropout(rng)
 
         def loss(trained: Any) -> tuple[Array, Any]:
             variables = {"params": trained, **own}

@@ -159,7 +159,7 @@ def make(config: ConfigDict) -> Stage:
         own, trees = parts.of_model(state.model_state), state.model_state[parts.FROZEN]["perception"]
         source, target = frames.source_truth(batch), frames.target_truth(batch)
         fixed = {k: v for k, v in state.params.items() if k not in (PART, NAME)}
-        rngs = {"dropout": jax.random.fold_in(rng, 1)} if config.frozen_as_in_training else None
+        rngs = parts.dropout(rng) if config.frozen_as_in_training else None
         before, around = {"params": state.params, **own}, surroundings(model, batch, config.background)
 
         def head_at(name: str, pncc: Array, camera: Array) -> tuple[Head, Any]:
