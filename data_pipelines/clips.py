@@ -28,6 +28,7 @@ from r3p.detect import FaceFinder
 from r3p.errors import InputError
 
 FPS = audio.FPS
+CUT_WIDTH = 256  # pixels, what the person's mask is made of too
 PROBE_EVERY = 12  # frames; the search for more faces is slow
 
 
@@ -226,8 +227,9 @@ class Preparer:
                 segmap = finder.segment(crop).argmax(-1).astype(np.uint8) if finder.has_classes else None
                 try:
                     layers = matting.split_layers(
-                        crop, finder.person_mask(crop), bridged[t], segmap=segmap, background=background
-                    )
+                        crop, finder.person_mask(crop), bridged[t], segmap=segmap, background=background,
+                        own=background, cut_width=CUT_WIDTH,
+                    )  # fmt: skip
                 except InputError as error:
                     raise Rejected("no person", f"frame {t}: {error}") from None
             euler, trans = fitted.euler[t], fitted.trans[t]
