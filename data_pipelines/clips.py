@@ -28,6 +28,7 @@ from r3p.detect import FaceFinder
 from r3p.errors import InputError
 
 FPS = audio.FPS
+CUT_WIDTH = 256  # pixels, what the person's mask is made of too
 PROBE_EVERY = 12  # frames; the search for more faces is slow
 
 
@@ -108,7 +109,7 @@ class Preparer:
                 raise Rejected("unreadable", str(error).replace(str(source.video), source.video.name)) from None
         frames, found = len(track.points), np.isfinite(track.points).all((1, 2))
         reference = np.median(track.points[found], 0)
-        first = next(iter(video.read_frames(source.video, FPS, 1)))
+        first = next(_pictures(source, 1))
         matrix = photo.crop_portrait(first, reference, size, self.settings.face_area).matrix
         points = (track.points[..., :2] @ matrix[:, :2].T + matrix[:, 2]) / size
         with self._timed("fit"):
@@ -131,6 +132,7 @@ class Preparer:
             "name": source.name, "person": source.person, "split": source.split, **source.known,
             "file": {"bytes": source.video.stat().st_size, "size": [info.width, info.height], "fps": info.fps,
                      "rotation": info.rotation},
+            **({"times": source.times, "box": source.box} if source.times else {}),
             "crop": [round(v, 2) for v in (x0, y0, side)], "unseen": int((~found).sum()),
             "fit_error": round(miss, 6), "sharpness": round(track.sharpness, 2), "notes": notes,
         }  # fmt: skip
@@ -147,7 +149,7 @@ class Preparer:
         probes: list[np.ndarray] = []
 
         def frames() -> Iterator[np.ndarray]:
-            for t, rgb in enumerate(video.read_frames(source.video, FPS)):
+            for t, rgb in enumerate(_pictures(source)):
                 small.append(cv2.resize(rgb, (24, 24), interpolation=cv2.INTER_AREA).astype(np.float32))
                 if t % PROBE_EVERY == 0:
                     probes.append(rgb)
@@ -184,7 +186,7 @@ class Preparer:
 
     # -------------------------------------------------------------------------------------------- layers
     def _crops(self, source: Source, reference: np.ndarray) -> Iterator[np.ndarray]:
-        for rgb in video.read_frames(source.video, FPS):
+        for rgb in _pictures(source):
             yield photo.crop_portrait(rgb, reference, self.settings.size, self.settings.face_area).image
 
     def _background(self, source: Source, reference: np.ndarray, frames: int) -> np.ndarray:
@@ -225,8 +227,9 @@ class Preparer:
                 segmap = finder.segment(crop).argmax(-1).astype(np.uint8) if finder.has_classes else None
                 try:
                     layers = matting.split_layers(
-                        crop, finder.person_mask(crop), bridged[t], segmap=segmap, background=background
-                    )
+                        crop, finder.person_mask(crop), bridged[t], segmap=segmap, background=background,
+                        own=background, cut_width=CUT_WIDTH,
+                    )  # fmt: skip
                 except InputError as error:
                     raise Rejected("no person", f"frame {t}: {error}") from None
             euler, trans = fitted.euler[t], fitted.trans[t]
@@ -255,13 +258,17 @@ class Preparer:
         assert path is not None
         if own and not video.probe(path).has_audio:
             return None, ["no sound"]
+        heard, seen = _starts(path) if own else (0.0, 0.0)
+        shift = heard - seen
+        part: tuple[float | None, float] = (None, float("inf"))
+        if source.times is not None:
+            part, shift = (seen + source.times[0], frames / FPS), 0.0
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                wave = audio.load(path)
+                wave = audio.load(path, *part)
         except InputError as error:
             return None, [f"no sound: {str(error).replace(str(path), path.name)}"]
-        shift = _start_of_sound(path) if own else 0.0
         ends = shift + len(wave) / audio.RATE - frames / FPS
         if abs(shift) > limits.away or abs(ends) > limits.away:
             raise Rejected("out of step", f"the sound begins {shift:+.2f} s and ends {ends:+.2f} s from the pictures")
@@ -284,6 +291,21 @@ class Preparer:
 
             values["hubert"] = hubert_features.features(*self._hubert, sound)
         return pack(values, self.fields["motion"])
+
+
+def _pictures(source: Source, most: int | None = None) -> Iterator[np.ndarray]:
+    """The clip's frames at 25 Hz: its part of the video's time and area."""
+    begin = 0.0
+    if source.times is not None:
+        begin, end = source.times
+        count = max(1, round((end - begin) * FPS))
+        most = count if most is None else min(count, most)
+    for rgb in video.read_frames(source.video, FPS, most, begin=begin):
+        if source.box is not None:
+            h, w = rgb.shape[:2]
+            x0, y0, x1, y1 = np.round(np.multiply(source.box, [w, h, w, h])).astype(int)
+            rgb = np.ascontiguousarray(rgb[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)])
+        yield rgb
 
 
 def _u8(mask: np.ndarray) -> np.ndarray:
@@ -319,11 +341,11 @@ def _bridged(points: np.ndarray) -> np.ndarray:
     return points[found][low] * (1 - part) + points[found][high] * part
 
 
-def _start_of_sound(path: Path) -> float:
-    """Seconds from the first picture to the first sound of a file."""
+def _starts(path: Path) -> tuple[float, float]:
+    """Seconds on a file's clock of its first sound and its first picture."""
     with av.open(str(path)) as container:
-        starts = [
+        heard, seen = (
             float(s.start_time * s.time_base) if s.start_time is not None and s.time_base is not None else 0.0
             for s in (container.streams.audio[0], container.streams.video[0])
-        ]
-    return starts[0] - starts[1]
+        )
+    return heard, seen
