@@ -152,9 +152,7 @@ def _render(person: avatar.Avatar, expression: Array, poses: motion.Poses) -> li
 def _score(report: Report, rows: list[Row], clips: Clips, networks: Networks, size: int, phone: Array) -> None:
     folders = {name: clips.folder / name for name in (OURS, PHOTOGRAPH)}
     results = harness.run(rows, folders, networks, size=size, every=_EVERY, anchors=True)
-    table = {
-        row.id: {name: of[row.id].figures for name, of in results.scores.items() if row.id in of} for row in rows
-    }
+    table = {row.id: {name: of[row.id].figures for name, of in results.scores.items() if row.id in of} for row in rows}
     for name, (clip, figure) in _FROM.items():
         value = table[clip].get(OURS, {}).get(figure)
         if value is not None and np.isfinite(value):
@@ -190,9 +188,7 @@ def _speech(clips: Clips, puppet: Puppet, movie: Path, phones: Path) -> tuple[Pa
     return clips.write("truth", "speech", shown), np.asarray(phone)
 
 
-def _orbit(
-    report: Report, clips: Clips, person: avatar.Avatar, puppet: Puppet, networks: Networks
-) -> list[Array]:
+def _orbit(report: Report, clips: Clips, person: avatar.Avatar, puppet: Puppet, networks: Networks) -> list[Array]:
     start = camera.rotation(person.euler)
     euler = np.array([fit.euler_of(camera.rotation(np.array([0, yaw, 0])) @ start) for yaw in _ORBIT])
     trans = np.array([turned(person.euler, person.trans, e) for e in euler])

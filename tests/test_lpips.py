@@ -139,7 +139,8 @@ def _plain_lpips(params, net, a, b):
         x, stages = (image / 127.5 - 1 - shift) / scale, []
         convs = [(np.asarray(k, np.float64), np.asarray(c, np.float64)) for k, c in params["convs"]]
         if net == "alexnet":
-            for k, (conv, (stride, pad)) in enumerate(zip(convs, ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1)), strict=True)):
+            steps = ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1))
+            for k, (conv, (stride, pad)) in enumerate(zip(convs, steps, strict=True)):
                 x = _plain_conv(_plain_pool(x, 3) if k in (1, 2) else x, *conv, stride, pad)
                 stages.append(x)
         else:
