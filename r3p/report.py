@@ -17,6 +17,7 @@ import numpy as np
 
 from data_pipelines.phonemes import CLOSED, PHONE_NAMES, SILENCE, mouth_track
 from r3p import avatar, camera, face, fit, motion, photo, video
+from r3p.detect import FaceFinder
 from r3p.evaluate import harness, series
 from r3p.evaluate.clip import GROUPS, References
 from r3p.evaluate.manifest import Row
@@ -66,7 +67,7 @@ class Report:
         path.write_text(text + "\n")
 
 
-OURS, PHOTOGRAPH = "ours", "photograph"
+OURS = "ours"
 _EVERY = 15  # networks look at 1 frame of so many: the report stays short
 # Figures of the report: from which clip, and the harness's names for them.
 _FROM = {
@@ -108,6 +109,7 @@ def make(person: avatar.Avatar, photograph: Path, movie: Path, phones: Path, fig
     """
     networks = Networks()
     finder = networks.finder()
+    references = References(networks, person.size, keep=12, every=_EVERY)
     report = Report({**figures, "frame_size": person.size}, [])
     crop, layers, fitted = avatar.find_portrait(photo.load_image(photograph), finder, name=str(photograph))
     puppet = Puppet(crop.image, crop.landmarks, fitted, layers, size=person.size)
@@ -119,19 +121,16 @@ def make(person: avatar.Avatar, photograph: Path, movie: Path, phones: Path, fig
         rows.append(_row("speech", "audio", source, driver=spoken[0], audio=phones.with_suffix(".wav")))
         clips.write(OURS, "likeness", [f.image for f in _render(person, person.expression[None], _held(person))])
         rows.append(_row("likeness", "novel_view", source, truth=source))
-        report.rows += _orbit(report, clips, person, puppet, networks) + _driven(clips, person, puppet, networks)
+        report.rows += _orbit(report, clips, person, puppet, references) + _driven(clips, person, puppet, finder)
         rows += [_row(name, "same", source, truth=clips.folder / "truth" / name) for name in ("driven", "orbit")]
-        for row in rows:
-            length = len(list((clips.folder / OURS / row.output).glob("*.png")))
-            clips.write(PHOTOGRAPH, row.output, [small] * length)
-        _score(report, rows, clips, networks, person.size, spoken[1])
+        lips = _lips(clips.folder / OURS / "speech", references)
+        _score(report, rows, clips, references, lips, spoken[1])
         frames = list(video.read_frames(movie))
-        seen = _lips(clips.folder / OURS / "speech", networks, person.size)
         report.rows.insert(0, video.side_by_side([crop.image, *frames[:1], small], 256))
         chosen = frames[:: max(1, len(frames) // 14)][:14]
         report.rows.insert(1, video.contact_sheet(chosen, columns=7, rows=2, height=192))
-        wanted = _lips(spoken[0], networks, person.size)
-        report.rows.insert(1, _plot([("lips of the video", seen), ("lips of the sounds", wanted)]))
+        wanted = _lips(spoken[0], references)
+        report.rows.insert(1, _plot([("lips of the video", lips), ("lips of the sounds", wanted)]))
     report.figures["weights"] = avatar.load_model()[2].get("provenance", {})
     return report
 
@@ -149,9 +148,11 @@ def _render(person: avatar.Avatar, expression: Array, poses: motion.Poses) -> li
     return list(avatar.frames(person, avatar.Motion(expression.astype(np.float32), poses.euler, poses.trans)))
 
 
-def _score(report: Report, rows: list[Row], clips: Clips, networks: Networks, size: int, phone: Array) -> None:
-    folders = {name: clips.folder / name for name in (OURS, PHOTOGRAPH)}
-    results = harness.run(rows, folders, networks, size=size, every=_EVERY, anchors=True)
+def _score(report: Report, rows: list[Row], clips: Clips, references: References, lips: Array, phone: Array) -> None:
+    networks, how = references.networks, {"size": references.size, "every": references.every}
+    # The anchors are the floor: the photograph, still, and the truth itself.
+    folders = {OURS: clips.folder / OURS}
+    results = harness.run(rows, folders, networks, **how, anchors=True, references=references)
     table = {row.id: {name: of[row.id].figures for name, of in results.scores.items() if row.id in of} for row in rows}
     for name, (clip, figure) in _FROM.items():
         value = table[clip].get(OURS, {}).get(figure)
@@ -159,7 +160,7 @@ def _score(report: Report, rows: list[Row], clips: Clips, networks: Networks, si
             report.figures[name] = value
     report.figures["frames"] = len(phone)
     report.figures["failures"] = {m: f for m, f in results.failures.items() if f}
-    lips = _lips(clips.folder / OURS / "speech", networks, size)[: len(phone)]
+    lips = lips[: len(phone)]
     for name, group in (("m_b_p", CLOSED), ("silence", (SILENCE,)), ("open_vowels", ("aa", "ay", "ow"))):
         chosen = lips[np.isin(phone[: len(lips)], [PHONE_NAMES.index(p) for p in group])]
         preposition = "in" if name == "silence" else "on"
@@ -168,12 +169,12 @@ def _score(report: Report, rows: list[Row], clips: Clips, networks: Networks, si
         clip: {m: {k: round(float(v), 4) for k, v in of.items() if np.isfinite(v)} for m, of in methods.items()}
         for clip, methods in table.items()
     }
-    report.figures["harness"] = harness.provenance(networks, size, _EVERY, GROUPS)
+    report.figures["harness"] = harness.provenance(networks, references.size, _EVERY, GROUPS)
 
 
-def _lips(path: Path, networks: Networks, size: int) -> Array:
+def _lips(path: Path, references: References) -> Array:
     """Inner lips' gap in eye distances [t], as the harness sees it."""
-    return series.lips_and_yaw(References(networks, size)(path).points)[0]
+    return series.lips_and_yaw(references(path).points)[0]
 
 
 def _speech(clips: Clips, puppet: Puppet, movie: Path, phones: Path) -> tuple[Path, Array]:
@@ -188,7 +189,7 @@ def _speech(clips: Clips, puppet: Puppet, movie: Path, phones: Path) -> tuple[Pa
     return clips.write("truth", "speech", shown), np.asarray(phone)
 
 
-def _orbit(report: Report, clips: Clips, person: avatar.Avatar, puppet: Puppet, networks: Networks) -> list[Array]:
+def _orbit(report: Report, clips: Clips, person: avatar.Avatar, puppet: Puppet, references: References) -> list[Array]:
     start = camera.rotation(person.euler)
     euler = np.array([fit.euler_of(camera.rotation(np.array([0, yaw, 0])) @ start) for yaw in _ORBIT])
     trans = np.array([turned(person.euler, person.trans, e) for e in euler])
@@ -196,7 +197,7 @@ def _orbit(report: Report, clips: Clips, person: avatar.Avatar, puppet: Puppet, 
     theirs = [puppet.render(person.expression, r, s, segmap=False)["image"] for r, s in zip(euler, trans, strict=True)]
     clips.write("truth", "orbit", theirs)
     ours = clips.write(OURS, "orbit", [f.image for f in shots])
-    points = References(networks, person.size)(ours).points
+    points = references(ours).points
     # How many rays go through the face: of the renderer's opacity, which no finished frame shows.
     holes = [
         _hole(f.weight, p * len(f.weight) / person.size)
@@ -216,7 +217,7 @@ def _hole(weight: Array, landmarks: Array) -> float:
     return float((weight[inside] < 0.5).mean())
 
 
-def _driven(clips: Clips, person: avatar.Avatar, puppet: Puppet, networks: Networks) -> list[Array]:
+def _driven(clips: Clips, person: avatar.Avatar, puppet: Puppet, finder: FaceFinder) -> list[Array]:
     t = np.arange(75) / 25
     names = puppet.head.names
     expression = np.tile(person.expression, (len(t), 1)) * np.array([not n.startswith(("jaw", "mouth")) for n in names])
@@ -228,7 +229,7 @@ def _driven(clips: Clips, person: avatar.Avatar, puppet: Puppet, networks: Netwo
     with video.VideoWriter(path, (puppet.size, puppet.size)) as writer:
         for frame in theirs:
             writer.write(frame)
-    fitted = track_video(path, networks.finder())
+    fitted = track_video(path, finder)
     theirs = list(video.read_frames(path))
     given = motion.Poses(np.asarray(fitted.euler, np.float64), np.asarray(fitted.trans, np.float64))
     poses = motion.map_to_initial(motion.hold_depth(given), person.euler, person.trans)

@@ -182,6 +182,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--protocols {unknown[0]}: expected some of {', '.join(PROTOCOLS)}")
     if args.people < 2 or args.frames < 2 or args.real_frames < 2:
         raise InputError("--people, --frames and --real-frames: expected 2 or more, since people drive one another")
+    args.out = args.out.expanduser().absolute()
     args.out.mkdir(parents=True, exist_ok=True)
     compile_cache.enable()
     memory.keep_freed()
