@@ -149,10 +149,12 @@ def _render(person: avatar.Avatar, expression: Array, poses: motion.Poses) -> li
 
 
 def _score(report: Report, rows: list[Row], clips: Clips, references: References, lips: Array, phone: Array) -> None:
-    networks, how = references.networks, {"size": references.size, "every": references.every}
+    networks = references.networks
     # The anchors are the floor: the photograph, still, and the truth itself.
     folders = {OURS: clips.folder / OURS}
-    results = harness.run(rows, folders, networks, **how, anchors=True, references=references)
+    results = harness.run(
+        rows, folders, networks, size=references.size, every=_EVERY, anchors=True, references=references
+    )
     table = {row.id: {name: of[row.id].figures for name, of in results.scores.items() if row.id in of} for row in rows}
     for name, (clip, figure) in _FROM.items():
         value = table[clip].get(OURS, {}).get(figure)

@@ -177,7 +177,7 @@ def test_pooled_intervals_hold_the_value_and_shrink_with_people():
         assert low < 2 < high and k_low < 0.1 < k_high
         return high - low
 
-    assert width(20) < width(4)
+    assert width(40) < width(5)
     alone = frechet.Clips()
     alone.add("p", np.ones((3, 2)), np.ones((3, 2)))
     assert np.isnan(alone.intervals((1.0, 1.0))).all()
