@@ -1,6 +1,7 @@
 """Networks that a user brought and `r3p convert` wrote, as functions of uint8 frames."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ class Brought:
             )
         self.standard = _standard_face(path) if name == "deep3d" else None
         if name != "syncnet":
-            self._run: Any = jax.jit(lambda x: module.apply(variables, prepare[name](x)))
+            # Weights are arguments: as constants they would lie in the compiled program as well.
+            self._run: Any = partial(jax.jit(lambda v, x: module.apply(v, prepare[name](x))), variables)
 
     @property
     def weights(self) -> Path:

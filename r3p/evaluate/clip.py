@@ -16,7 +16,7 @@ from r3p.evaluate.networks import Networks, arcface_crops, five_points
 from r3p.evaluate.observe import Observation, batches, frames_of, is_picture, observe
 from r3p.evaluate.pixels import PixelTotals
 
-GROUPS = ("pixels", "lpips", "features", "face", "sync")
+GROUPS = ("pixels", "lpips", "lpips_vgg", "features", "face", "sync")
 SLACK_FRAMES, SLACK = 2, 0.02  # how much shorter or longer than its reference a clip may be
 _ASPECT = 0.02  # how much its aspect may differ from its truth's
 _SYNC_LAG, _LIP_LAG = 5, 2
@@ -148,14 +148,16 @@ def _pairs(output: Path, truth: Path, size: int) -> Iterator[tuple[np.ndarray, n
 def _pixels(result: Score, output: Path, truth: Path, references: References, groups: tuple[str, ...]) -> None:
     networks, size = references.networks, references.size
     totals = PixelTotals()
-    perceptual: dict[str, list[np.ndarray]] = {"lpips_alex_a": [], "lpips_vgg": []}
+    nets = {"lpips": ("lpips_alex_a", "alexnet"), "lpips_vgg": ("lpips_vgg", "vgg16")}
+    chosen = [nets[g] for g in groups if g in nets and "lpips" in networks]
+    perceptual: dict[str, list[np.ndarray]] = {name: [] for name, _ in chosen}
     waiting: list[np.ndarray] = []
 
     def look() -> None:
         if waiting:
             a, b = np.stack(waiting).swapaxes(0, 1)
-            perceptual["lpips_alex_a"].append(networks.lpips("alexnet", a, b))
-            perceptual["lpips_vgg"].append(networks.lpips("vgg16", a, b))
+            for name, net in chosen:
+                perceptual[name].append(networks.lpips(net, a, b))
             waiting.clear()
 
     if not is_picture(truth):
@@ -164,7 +166,7 @@ def _pixels(result: Score, output: Path, truth: Path, references: References, gr
     for ours, theirs in _pairs(output, truth, size):
         if "pixels" in groups:
             totals.add(ours, theirs)
-        if "lpips" in groups and "lpips" in networks:
+        if chosen:
             for k in range(-at % references.every, len(ours), references.every):
                 waiting.append(np.stack([ours[k], theirs[k]]))
             if len(waiting) >= batching.size():

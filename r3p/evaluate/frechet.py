@@ -11,7 +11,7 @@ import numpy as np
 from r3p.errors import InputError
 from r3p.evaluate import uncertainty
 
-RESAMPLES, SPREAD = 200, 500  # of the intervals of pooled distances; frames a side that they are made of
+RESAMPLES, SPREAD = 200, 200  # of the intervals of pooled distances; frames a side that they are made of
 
 
 @dataclass(frozen=True)

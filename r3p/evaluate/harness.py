@@ -75,17 +75,19 @@ def run(
     groups: tuple[str, ...] = GROUPS,
     anchors: bool = False,
     keep: Path | None = None,
+    references: References | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Results:
     """Every method on every clip; a clip that cannot be scored is a failure of its method, with the reason.
 
-    keep: a folder for scores, from which a run that was stopped goes on.
+    keep: a folder for scores, from which a run that was stopped goes on. references: of this size and `every`, with
+    what is observed already.
     """
     kept = None if keep is None else Kept(keep, provenance(networks, size, every, groups))
     results = Results(rows, list(folders), [COPY, STILL] if anchors else [])
     for name in results.methods + results.anchors:
         results.scores[name], results.failures[name] = {}, {}
-    references = References(networks, size, every=every)
+    references = references or References(networks, size, every=every)
     for row in rows:
         _check_references(row, size)
         with tempfile.TemporaryDirectory() as scratch:

@@ -28,6 +28,7 @@ from r3p import audio, avatar, compile_cache, face, fit, memory, motion, photo, 
 from r3p.detect import FaceFinder
 from r3p.errors import InputError
 from r3p.evaluate import command, manifest, subjects
+from r3p.evaluate.clip import GROUPS
 from r3p.puppet import Puppet
 from r3p.talk import DEMO_SPEECH
 
@@ -161,6 +162,12 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--adapt", type=int, default=0, metavar="STEPS", help="adaptation to each photograph (0)")
     out.add_argument("--weights", type=Path, help="model weights instead of the embedded default")
     out.add_argument("--protocols", default=",".join(PROTOCOLS), help="those wanted")
+    out.add_argument(
+        "--metrics",
+        default=",".join(g for g in GROUPS if g != "lpips_vgg"),
+        help="groups of r3p eval; all but the slowest, LPIPS with VGG16, when absent",
+    )
+    out.add_argument("--every", type=int, default=3, metavar="N", help="networks look at 1 frame of N (3)")
     out.add_argument("--only-make", action="store_true", help="make the clips, score them another time")
     return out
 
@@ -182,6 +189,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--protocols {unknown[0]}: expected some of {', '.join(PROTOCOLS)}")
     if args.people < 2 or args.frames < 2 or args.real_frames < 2:
         raise InputError("--people, --frames and --real-frames: expected 2 or more, since people drive one another")
+    args.out = args.out.expanduser().absolute()
     args.out.mkdir(parents=True, exist_ok=True)
     compile_cache.enable()
     memory.keep_freed()
@@ -212,8 +220,9 @@ def run(args: argparse.Namespace) -> int:
     if args.only_make:
         return 0
     report = args.out / "report"
-    given = ["--manifest", str(table), "--methods", methods.folders(), "--out", str(report), "--anchors"]
-    return command.main([*given, "--size", str(subjects.SIDE), "--every", "3"])
+    given = ["--manifest", str(table), "--methods", methods.folders(), "--out", str(report)]
+    more = ["--size", str(subjects.SIDE), "--every", str(args.every), "--metrics", args.metrics]
+    return command.main([*given, *more])
 
 
 if __name__ == "__main__":

@@ -65,5 +65,4 @@ class Kept:
         }  # fmt: skip
         self.folder.mkdir(parents=True, exist_ok=True)
         with whole_file(self._file(row, method)) as f:
-            arrays["told"] = np.array(json.dumps(told, default=float))
-            np.savez_compressed(f, allow_pickle=False, **arrays)
+            np.savez_compressed(f, told=np.array(json.dumps(told, default=float)), **arrays)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ report says so. Letters: t frames of 25 a second, n clips of five frames, e embe
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import cv2
@@ -111,7 +112,7 @@ class Judge:
     def __init__(self, model: LipSync, variables: Any) -> None:
         def run(part: str) -> Callable[[jax.Array], Any]:
             inputs = {"lips": lambda m, x: m.lips(x.astype(jnp.float32)), "sound": lambda m, x: m.sound(x)}
-            return jax.jit(lambda x: model.apply(variables, x, method=inputs[part]))
+            return partial(jax.jit(lambda v, x: model.apply(v, x, method=inputs[part])), variables)
 
         self._lips, self._sound = run("lips"), run("sound")
 

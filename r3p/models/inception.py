@@ -86,17 +86,13 @@ class Block(nn.Module):
         elif self.kind == "B":
             parts = [unit("branch3x3", x, 384, 3, 2), chain("branch3x3dbl", (64, 1, 1), (96, 3, 1), (96, 3, 2)), pooled]
         elif self.kind == "C":
+            deep: list[tuple[int, int | tuple[int, int], int]] = [
+                (narrow, 1, 1), (narrow, tall, 1), (narrow, wide, 1), (narrow, tall, 1), (192, wide, 1)
+            ]  # fmt: skip
             parts = [
                 unit("branch1x1", x, 192),
                 chain("branch7x7", (narrow, 1, 1), (narrow, wide, 1), (192, tall, 1)),
-                chain(
-                    "branch7x7dbl",
-                    (narrow, 1, 1),
-                    (narrow, tall, 1),
-                    (narrow, wide, 1),
-                    (narrow, tall, 1),
-                    (192, wide, 1),
-                ),
+                chain("branch7x7dbl", *deep),
                 unit("branch_pool", pooled, 192),
             ]
         elif self.kind == "D":
