@@ -45,7 +45,7 @@ def row(made: dict[str, Any]) -> str:
         bound,
         f"{len(made['gathers'])}" if made["gathers"] else "none",
         largest,
-        f"{made['compiling']:.0f} s",
+        f"{made['compiling']:.0f} s{', quick' if made.get('quick') else ''}",
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -71,6 +71,7 @@ def main() -> int:
     parser.add_argument("--out", required=True, type=Path, help="a folder for the plans, one JSON file each")
     parser.add_argument("--only", nargs="*", metavar="STAGE-TOPOLOGY", help="make these only; none = only the table")
     parser.add_argument("--tries", default="4", help="see `r3p plan --help`")
+    parser.add_argument("--quick", nargs="*", default=(), metavar="STAGE", help="compile these with the least effort")
     parser.add_argument("--readme", type=Path, help="whose table is to be written anew; else it is printed")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -82,6 +83,7 @@ def main() -> int:
                 continue
             command = [sys.executable, "-m", "r3p", "plan", "--config", f"configs/{stage}.py:full"]
             command += ["--topology", topology, "--tries", args.tries, "--json", str(path)]
+            command += ["--quick"] * (stage in args.quick)
             failed += subprocess.run(command).returncode != 0
     try:
         if args.readme:

@@ -21,6 +21,7 @@ class Plan:
       stand_ins: what zeros stood in for.
       state_gathers: all-gathers of parts of the train state, `{"count", "bytes"}`.
       dearest: the collectives that send most.
+      quick: compiled with the least effort: traffic and, as a rule, memory are larger than the real step's.
     """
 
     config: str
@@ -42,6 +43,7 @@ class Plan:
     stand_ins: list[str] = dataclasses.field(default_factory=list)
     state_gathers: dict[str, float] = dataclasses.field(default_factory=lambda: {"count": 0.0, "bytes": 0.0})
     dearest: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    quick: bool = False
 
     @property
     def fits(self) -> bool:
@@ -73,11 +75,15 @@ def report(plan: Plan) -> str:
     verdict = "fits" if plan.fits else "does NOT fit"
     lines = [
         f"{plan.config} on {plan.topology} {verdict}: {gib(memory['total'])} of a chip's {gib(plan.capacity)}",
-        f"  {plan.chips} chips ({plan.chip}) as a mesh {mesh}; {plan.per_chip} examples a chip, {examples} a step; "
+        f"  {plan.chips} chips ({plan.chip}) as a mesh {mesh}; {_examples(plan.per_chip)} a chip, {examples} a step; "
         f"compiled in {plan.compiling:.0f} s",
     ]
     if plan.stand_ins:
         lines.append(f"  not at hand, zeros of the same size were planned with: {', '.join(plan.stand_ins)}")
+    if plan.quick:
+        lines.append(
+            "  compiled quickly: the real step wants less traffic and, as a rule, less memory than is said here"
+        )
     lines += [
         "of one chip and one step, times at the published peaks:",
         "  memory      " + ", ".join(f"{k} {gib(memory[k])}" for k in ("state", "batch", "temporary", "code")),
@@ -99,6 +105,10 @@ def report(plan: Plan) -> str:
         least = "" if plan.refused == plan.largest + 1 else "at least "
         lines.append(f"  largest batch: {least}{plan.largest} examples a chip{beyond}")
     return "\n".join(lines)
+
+
+def _examples(count: int) -> str:
+    return f"{count} example{'s' * (count != 1)}"
 
 
 def _time(seconds: float) -> str:
