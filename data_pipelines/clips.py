@@ -29,6 +29,9 @@ from r3p.errors import InputError
 
 FPS = audio.FPS
 CUT_WIDTH = 256  # pixels, what the person's mask is made of too
+FIT = fit.Settings(expression_step=0.1)  # landmarks of several looks jump less than those of one
+# The irises' points in a mirrored face, centre and ring.
+IRIS_PARTNERS = (473, 476, 475, 474, 477, 468, 471, 470, 469, 472)
 PROBE_EVERY = 12  # frames; the search for more faces is slow
 
 
@@ -77,6 +80,7 @@ class Preparer:
         self.settings = settings
         self._finder = FaceFinder(multiclass=settings.multiclass, threads=1)
         self._model, self._head = face.load_face_model(), Head()
+        self._partner = np.concatenate([self._head.arrays["landmarks_mp_mirror"], IRIS_PARTNERS])
         self._hubert: tuple[Any, Any] | None = None
         if settings.hubert:
             from r3p import hubert_features
@@ -114,7 +118,7 @@ class Preparer:
         points = (track.points[..., :2] @ matrix[:, :2].T + matrix[:, 2]) / size
         with self._timed("fit"):
             try:
-                fitted = fit.fit_video(self._model, points)
+                fitted = fit.fit_video(self._model, points, FIT)
             except (InputError, np.linalg.LinAlgError) as error:
                 raise Rejected("no fit", str(error)) from None
         miss = float(np.nanmean(fitted.error))
@@ -148,15 +152,19 @@ class Preparer:
         small: list[np.ndarray] = []
         probes: list[np.ndarray] = []
 
+        now: list[np.ndarray] = []
+
         def frames() -> Iterator[np.ndarray]:
             for t, rgb in enumerate(_pictures(source)):
                 small.append(cv2.resize(rgb, (24, 24), interpolation=cv2.INTER_AREA).astype(np.float32))
                 if t % PROBE_EVERY == 0:
                     probes.append(rgb)
+                now[:] = [rgb]
                 yield rgb
 
         several, sharpness = [], []
         for t, found in enumerate(finder.track(frames())):
+            found = None if found is None else finder.steadied(now[0], found, self._partner)
             seen.append(np.full((478, 3), np.nan, np.float32) if found is None else found.landmarks)
             while probes:
                 rgb = probes.pop()
