@@ -19,8 +19,8 @@ STAGES = ("img2plane", "motion2plane", "torso", "syncnet", "audio2motion")
 TOPOLOGIES = ("v5e-16", "v5e-256", "v5p-128", "v6e-64", "h100-8")
 BEGIN, END = "<!-- plans -->", "<!-- /plans -->"
 COLUMNS = (
-    "config", "pod", "examples a chip", "memory a chip", "TFLOP", "GB moved", "MB sent", "least step", "bound by",
-    "largest batch a chip",
+    "config", "pod", "examples a chip", "memory a chip", "TFLOP", "GB moved", "MB sent", "step at best", "bound by",
+    "activations gathered", "largest batch a chip", "compiled in",
 )  # fmt: skip
 HEAD = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
 
@@ -30,7 +30,7 @@ def row(made: dict[str, Any]) -> str:
     seconds = made["seconds"]
     bound = max(seconds, key=seconds.get)
     sent = sum(kind["bytes"] for kind in made["collectives"].values())
-    largest = "-" if made["largest"] is None else f"{made['largest']}"
+    largest = "not looked for" if made["largest"] is None else f"{made['largest']}"
     if made["largest"] is not None and made["refused"] != made["largest"] + 1:
         largest += " at least"
     cells = [
@@ -43,7 +43,9 @@ def row(made: dict[str, Any]) -> str:
         f"{sent / 1e6:.3g}",
         f"{seconds[bound] * 1e3:.3g} ms",
         bound,
+        f"{len(made['gathers'])}" if made["gathers"] else "none",
         largest,
+        f"{made['compiling']:.0f} s",
     ]
     return f"| {' | '.join(cells)} |"
 

@@ -80,9 +80,10 @@ def get_config(mode: str = "small") -> ConfigDict:
     config.average_decay = 0.99
     config.log_every = 25
     config.checkpoint_every = 100
+    config.held_out_batches = 10  # of an evaluation
     if mode == "small_smoke":
         config.steps, config.warmup_steps, config.batch_size = 4, 2, 4
-        config.log_every, config.checkpoint_every = 2, 4
+        config.log_every, config.checkpoint_every, config.held_out_batches = 2, 4, 2
     elif mode != "small":
         raise ValueError(f"mode {mode!r}: choose full, smoke, small or small_smoke")
     return config
@@ -116,5 +117,5 @@ def _paper(smoke: bool) -> ConfigDict:
         config.learning_rate, config.warmup_steps, config.decade = 3e-3, 20, 1000
         config.batch_size = 8
         config.steps, config.average_decay, config.held_out_batches = 300, 0.98, 3
-        config.log_every, config.checkpoint_every = 25, 100
+        config.log_every, config.checkpoint_every, config.evaluate_every = 25, 100, 100
     return config

@@ -37,7 +37,7 @@ def get_config(mode: str = "full") -> ConfigDict:
         config.data = dict(folder="utterances", features=80, bfm="", window=60, pairs=16)
         config.batch_size = 16
         config.steps, config.average_decay, config.held_out_batches = 300, 0.98, 3
-        config.log_every, config.checkpoint_every = 25, 100
+        config.log_every, config.checkpoint_every, config.evaluate_every = 25, 100, 100
     elif mode != "full":
         raise ValueError(f"mode {mode!r}: choose full or smoke")
     return config

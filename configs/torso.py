@@ -73,6 +73,7 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.average_decay = 0.999
     config.batch_size, config.steps = 8, 100_000
     config.log_every, config.checkpoint_every, config.preview_every = 50, 2_000, 2_000
+    config.evaluate_every, config.held_out_batches = 2_000, 10
     if mode == "smoke":
         config.model = dict(**{**tiny_model(), "superres_fields": tiny_superres()}, adapter_fields=tiny_adapter())
         config.data.update(source="people", pncc_size=64)
@@ -86,6 +87,7 @@ def get_config(mode: str = "full") -> ConfigDict:
         config.average_decay = 0.9
         config.batch_size, config.steps = 2, 200
         config.log_every, config.checkpoint_every, config.preview_every = 20, 100, 100
+        config.evaluate_every, config.held_out_batches = 50, 4
     elif mode != "full":
         raise ValueError(f"mode {mode!r}: choose full or smoke")
     return config

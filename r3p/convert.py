@@ -24,8 +24,10 @@ LAYOUTS = {
     "conv1d": lambda a: a.transpose(2, 1, 0),  # [out, in, k] -> [k, in, out]
     "conv2d": lambda a: a.transpose(2, 3, 1, 0),  # [out, in, h, w] -> [h, w, in, out]
     "conv3d": lambda a: a.transpose(2, 3, 4, 1, 0),  # [out, in, d, h, w] -> [d, h, w, in, out]
-    # A dense layer over flattened 4x4 images: [out, in * h * w] -> [h * w * in, out].
+    "conv1x1": lambda a: a[:, :, 0, 0].T,  # a dense layer written as a convolution: [out, in, 1, 1] -> [in, out]
+    # A dense layer over flattened 4x4 or 7x7 images: [out, in * h * w] -> [h * w * in, out].
     "flat4x4": lambda a: a.reshape(len(a), -1, 4, 4).transpose(2, 3, 1, 0).reshape(-1, len(a)),
+    "flat7x7": lambda a: a.reshape(len(a), -1, 7, 7).transpose(2, 3, 1, 0).reshape(-1, len(a)),
 }
 
 # The way back.
@@ -34,9 +36,11 @@ INVERSES = {
     "linear": lambda a: a.T,
     "image": lambda a: a.transpose(2, 0, 1),
     "conv1d": lambda a: a.transpose(2, 1, 0),
+    "conv1x1": lambda a: a.T[:, :, None, None],
     "conv2d": lambda a: a.transpose(3, 2, 0, 1),
     "conv3d": lambda a: a.transpose(4, 3, 0, 1, 2),
     "flat4x4": lambda a: a.reshape(4, 4, -1, a.shape[1]).transpose(3, 2, 0, 1).reshape(a.shape[1], -1),
+    "flat7x7": lambda a: a.reshape(7, 7, -1, a.shape[1]).transpose(3, 2, 0, 1).reshape(a.shape[1], -1),
 }
 
 

@@ -35,10 +35,10 @@ _SHIPPED = ("head.npz", "portrait.npz", "audio2motion.npz", "speech.wav", "astro
 _CODECS = ("libx264", "aac")
 # Weights that nobody may pass on: what each would enable, and how it is given.
 OPTIONAL = {
-    "Inception (December 2015)": "FID and KID: r3p eval --network inception=MODULE:FUNCTION",
-    "ArcFace": "CSIM: r3p eval --network arcface=MODULE:FUNCTION",
-    "Deep3DFaceRecon": "AED and APD of the paper: r3p eval --network deep3d=MODULE:FUNCTION",
-    "SyncNet v2": "LSE-C and LSE-D; there is no adapter yet, the sync proxy stands in",
+    "Inception (December 2015)": "FID and KID: r3p convert, then r3p eval --network inception=WEIGHTS",
+    "ArcFace": "CSIM: r3p convert, then r3p eval --network arcface=WEIGHTS",
+    "Deep3DFaceRecon": "AED and APD of the paper: r3p convert, then r3p eval --network deep3d=WEIGHTS",
+    "SyncNet v2": "LSE-C and LSE-D: r3p convert, then r3p eval --network syncnet=WEIGHTS",
     "BFM 2009 and its expression basis": "the official face model: r3p.face.from_bfm",
     "official Real3D-Portrait checkpoints": "the paper's own weights: r3p convert",
 }

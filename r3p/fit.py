@@ -201,7 +201,7 @@ def _seen(points: _Points, identity: np.ndarray, frame: np.ndarray) -> tuple[np.
 def _gram(rows: np.ndarray, strength: np.ndarray) -> np.ndarray:
     """rows^T diag(strength) rows, in blocks that are too small for threads."""
     n, k = rows.shape
-    block = min(24, 200_000 // k**2)  # OpenBLAS multiplies alone below 262,144 multiplications
+    block = max(min(24, 200_000 // k**2), 1)  # OpenBLAS multiplies alone below 262,144 multiplications
     pad = -n % block
     rows = np.concatenate([rows, np.zeros((pad, k))]).reshape(-1, block, k)
     weighted = rows * np.concatenate([strength, np.zeros(pad)]).reshape(-1, block, 1)

@@ -21,7 +21,7 @@ from r3p.names import discriminator, eg3d, hubert, perceptual, syncnet
 Shape = Sequence[int]
 
 
-def _row(
+def row(
     name: str,
     marks: Sequence[str],
     rules: list[Rule],
@@ -207,7 +207,7 @@ _VGG19_FIRSTS = (0, 5, 10, 19, 28)
 _VGG16_FIRSTS = (0, 5, 10, 17, 24)
 _IMAGE = (1, 32, 32, 3)
 ROWS = (
-    _row(
+    row(
         "hubert",
         (_FEATURES, "encoder.layers.0.attention.q_proj.weight", f"{_EXTRACTOR}.0.conv.weight"),
         hubert.RULES,
@@ -215,7 +215,7 @@ ROWS = (
         Hubert,
         lambda fields, shapes: [(1, 800)],
     ),
-    _row(
+    row(
         "syncnet",
         ("hubert_encoder.0.conv_block.0.weight", "mouth_encoder.0.conv_block.0.weight"),
         syncnet.RULES,
@@ -223,7 +223,7 @@ ROWS = (
         SyncNet,
         _clips,
     ),
-    _row(
+    row(
         "eg3d",
         ("backbone.synthesis.b4.const", "backbone.mapping.embed.weight", "decoder.net.0.weight"),
         eg3d.RULES,
@@ -231,7 +231,7 @@ ROWS = (
         EG3D,
         lambda fields, shapes: [(1, fields["latent"]), (1, 25), (1, 25)],
     ),
-    _row(
+    row(
         "discriminator",
         ("b4.fc.weight", "b4.out.weight", "b8.conv0.weight", "mapping.embed.weight"),
         discriminator.RULES,
@@ -239,7 +239,7 @@ ROWS = (
         Discriminator,
         _pairs,
     ),
-    _row(
+    row(
         "perceptual",
         ("vgg19.network.0.weight", "vggface.network.0.weight"),
         perceptual.RULES,
@@ -248,7 +248,7 @@ ROWS = (
         lambda fields, shapes: [_IMAGE, _IMAGE],
     ),
     # Each on its own, as it was published.
-    _row(
+    row(
         "vgg19",
         ("features.0.weight", "features.34.weight"),
         perceptual.VGG19_RULES,
@@ -256,7 +256,7 @@ ROWS = (
         VGG,
         lambda fields, shapes: [_IMAGE],
     ),
-    _row(
+    row(
         "vggface",
         ("conv1_1.weight", "conv5_3.weight"),
         perceptual.VGGFACE_RULES,

@@ -161,12 +161,12 @@ def crop_portrait(
         corner[axis] = np.clip(corner[axis], hi[axis] - 0.97 * side, lo[axis] - 0.03 * side)
     scale = size / side
     matrix = np.array([[scale, 0, -corner[0] * scale], [0, scale, -corner[1] * scale]])
-    crop, inside = _sample_padded(image, matrix, size)
+    crop, inside = sample_padded(image, matrix, size)
     points = np.concatenate([landmarks[:, :2] @ matrix[:, :2].T + matrix[:, 2], landmarks[:, 2:] * scale], 1)
     return Crop(crop, matrix, points.astype(np.float32), inside)
 
 
-def _sample_padded(image: np.ndarray, matrix: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+def sample_padded(image: np.ndarray, matrix: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """([size, size, 3], [size, size] 255 inside): the crop, filled from its rim where the image ends."""
     shrink = int(1 / matrix[0, 0])
     if shrink >= 2:

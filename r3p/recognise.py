@@ -15,12 +15,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from r3p import weights
+from r3p import kinds_evaluation, kinds_training, weights
 from r3p.avatar import WEIGHTS_KIND, build
 from r3p.convert import Rule
 from r3p.errors import InputError
 from r3p.kinds import Fields, Kind, Meta, Options, Shapes, count, need, option
-from r3p.kinds_training import ROWS
 from r3p.models.audio2motion import AudioToMotion
 from r3p.models.segformer import SCALES
 from r3p.names import audio2motion, portrait
@@ -158,7 +157,7 @@ def _portrait(part: str, shapes: Shapes, options: Options) -> Fields:
         "img2plane_fields": _img2plane(shapes, backbone, channels),
         "decoder_fields": {"hidden": hidden, "features": features},
     }
-    if part == "plane" and (blocks := count(shapes, r"plane2grid_module\.res_blocks_3d\.(\d+)\.")):
+    if blocks := count(shapes, r"plane2grid_module\.res_blocks_3d\.(\d+)\."):
         fields["grid_blocks"] = blocks
     if part != "plane":
         fields["adapter_fields"] = _adapter(shapes, "secc_img2plane_backbone.", channels)
@@ -257,7 +256,8 @@ KINDS = (
         lambda fields: {"model": fields},
         lambda meta: meta["model"],
     ),
-    *ROWS,
+    *kinds_training.ROWS,
+    *kinds_evaluation.ROWS,
 )
 
 
@@ -280,12 +280,13 @@ def of_description(meta: Mapping[str, Any]) -> tuple[Kind, Fields]:
 
 
 def load(path: Path, name: str) -> tuple[Any, dict[str, Any]]:
-    """The module and the variables of a folder that `r3p convert` wrote of one of the networks of `r3p.kinds_training`.
+    """The module and the variables of a folder that `r3p convert` wrote of one of the networks of `r3p.kinds_training`
+    or `r3p.kinds_evaluation`.
 
     Raises:
       InputError: as `r3p.weights.load`, and when the folder holds another network.
     """
-    (row,) = (kind for kind in ROWS if kind.name == name)
+    (row,) = (kind for kind in (*kinds_training.ROWS, *kinds_evaluation.ROWS) if kind.name == name)
     variables, meta = weights.load(path, row.kind)
     named, fields = of_description(meta)
     assert named.module is not None

@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
-import jax
 import numpy as np
 from tqdm import tqdm
 
-from r3p import audio, avatar, backdrop, face, fit, memory, motion, photo, video
+from r3p import audio, avatar, backdrop, compile_cache, face, fit, memory, motion, photo, video
 from r3p.detect import FaceFinder, OneEuro
 from r3p.errors import InputError
 
@@ -229,7 +228,7 @@ def make_video(args: argparse.Namespace) -> tuple[avatar.Avatar, float]:
 
     Returns the portrait and the frames rendered a second, the first of several (which compiles) left out.
     """
-    _enable_cache()
+    compile_cache.enable()
     loaded: list[FaceFinder] = []
 
     def finder() -> FaceFinder:
@@ -275,12 +274,6 @@ def make_video(args: argparse.Namespace) -> tuple[avatar.Avatar, float]:
     if args.sheet:
         photo.save_image(args.sheet, video.contact_sheet(kept, columns=6, rows=4, height=256))
     return person, speed
-
-
-def _enable_cache() -> None:
-    from r3p.assets.fetch import cache_dir
-
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
 
 
 def _prepare(args: argparse.Namespace, finder: FaceFinder) -> avatar.Avatar:

@@ -1,4 +1,4 @@
-"""Apache Beam's runners write what the processes write: needs `pip install 'r3p[beam]'`."""
+"""Apache Beam's runners write what the processes write."""
 
 import json
 import shutil
@@ -16,7 +16,6 @@ pytestmark = pytest.mark.filterwarnings("default")  # Beam's own
 
 
 def by_beam(*more, runner="direct", processes=2, limit_s=3600.0):
-    pytest.importorskip("apache_beam", reason="the extra `beam` is not installed")
     from data_pipelines.beam import by_beam
 
     return by_beam(runner, more, processes, limit_s)

@@ -70,7 +70,18 @@ def stage(tmp_path, monkeypatch):
 
 def _arguments(folder, *more):
     methods = f"ours={folder / 'ours'},other={folder / 'other'}"
-    return ["eval", "--manifest", str(folder / "m.csv"), "--methods", methods, "--out", str(folder / "r"), *more]
+    return [
+        "eval",
+        "--manifest",
+        str(folder / "m.csv"),
+        "--methods",
+        methods,
+        "--out",
+        str(folder / "r"),
+        "--every",
+        "2",
+        *more,
+    ]
 
 
 def brightness(frames):
@@ -103,12 +114,40 @@ def test_a_report_counts_failures_and_scores_what_all_have(stage, capsys):
     assert "user-supplied" in same["not_computed"]["csim_a"]
     assert "lpips_vgg" not in ours
     assert report["provenance"]["networks"]["inception"] == "test_evaluate:brightness"
+    pooled = same["pooled"]["ours"]["fid_s"]
+    assert pooled["low"] <= pooled["mean"] <= pooled["high"]
     (difference,) = [d for d in same["differences"] if d["metric"] == "psnr_s"]
     assert difference["mean"] > 0 and difference["p_holm"] >= difference["p"]
     for name in ("report.md", "report.html", "plots/same_psnr_s.svg", "worst/same_0_0.png"):
         assert (stage / "r" / name).stat().st_size > 200
     text = (stage / "r" / "report.md").read_text()
     assert "no face is found" in text and "not to be compared" in text
+
+
+def test_a_second_run_scores_only_what_changed(stage, monkeypatch):
+    options = ["--size", str(SIDE), "--metrics", "pixels,features", "--network", "inception=test_evaluate:brightness"]
+    monkeypatch.setattr("r3p.lpips.load", _absent)
+    assert cli.main(_arguments(stage, *options)) == 0
+    first = json.loads((stage / "r" / "report.json").read_text())
+    scored = []
+
+    def counted(row, output, *rest):
+        scored.append(output.parent.name + "/" + output.name)
+        return clip.score(row, output, *rest)
+
+    monkeypatch.setattr("r3p.evaluate.harness.score", counted)
+    assert cli.main(_arguments(stage, *options)) == 0
+    # Failures are tried again, and nothing else is.
+    assert scored == ["other/c2", "other/c3"]
+    second = json.loads((stage / "r" / "report.json").read_text())
+    assert second["clips"] == first["clips"]
+    fid, before = (r["protocols"]["same"]["pooled"]["ours"]["fid_s"] for r in (second, first))
+    assert fid == pytest.approx(before, rel=1e-5)
+    photo.save_image(stage / "ours" / "c0" / "002.png", np.full((SIDE, SIDE, 3), 50, np.uint8))
+    assert cli.main(_arguments(stage, *options)) == 0
+    assert scored[2:] == ["ours/c0", "other/c2", "other/c3"]
+    assert cli.main(_arguments(stage, *options, "--every", "1")) == 0
+    assert len(scored) == 5 + 8
 
 
 def test_a_reference_that_cannot_be_read_is_no_failure_of_a_method(stage, capsys):
@@ -208,7 +247,7 @@ def test_lips_that_follow_the_loudness_are_in_sync(stage):
     for k, level in enumerate(np.log10(loud[320::640]) * 80 + 150):
         photo.save_image(speaking / f"{k:03d}.png", np.full((SIDE, SIDE, 3), level, np.uint8))
     nets = networks.Networks.__new__(networks.Networks)
-    nets.finder, nets.missing = networks.FaceFinder, {}
+    nets.finder, nets.missing, nets._user = networks.FaceFinder, {}, {}
     row = manifest.Row("a", "audio", stage / "truth0", None, stage / "a.wav", None, "p", "x")
     figures = clip.score(row, speaking, nets, clip.References(nets, SIDE), ("sync",)).figures
     assert figures["sync_proxy"] > 0.8 and abs(figures["sync_proxy_lag"]) <= 1
@@ -216,21 +255,21 @@ def test_lips_that_follow_the_loudness_are_in_sync(stage):
 
 def test_a_users_networks_give_identity_and_pose(stage):
     nets = networks.Networks.__new__(networks.Networks)
-    nets.finder, nets.missing, nets.origin = networks.FaceFinder, {}, {}
+    nets.finder, nets.missing, nets._user = networks.FaceFinder, {}, {}
     ours, truth = stage / "ours" / "c0", stage / "truth0"
     seen = clip.References(nets, SIDE)
     nets._user = {"arcface": lambda x: x.reshape(len(x), -1).astype(float) - 128}
-    same = clip._identity(truth, seen(truth), truth, seen(truth), nets, SIDE)
+    same = clip._identity(truth, seen(truth), truth, seen(truth), seen)
     assert same == {"csim_a": pytest.approx(1), "csim_s": pytest.approx(1)}
-    other = clip._identity(stage / "truth1", seen(stage / "truth1"), truth, seen(truth), nets, SIDE)
+    other = clip._identity(stage / "truth1", seen(stage / "truth1"), truth, seen(truth), seen)
     assert other["csim_a"] < 0.9
     nets._user = {"deep3d": lambda x: np.outer(x.reshape(len(x), -1).mean(1), np.ones(257))}
-    moved = clip._deep3d(ours, truth, nets, SIDE)
+    moved = clip._deep3d((ours, seen(ours)), (truth, seen(truth)), seen)
     assert set(moved) == {"aed_a", "apd_a1", "apd_a2"} and 2 < moved["aed_a"] < 4
-    assert clip._deep3d(truth, truth, nets, SIDE)["apd_a1"] == 0
+    assert clip._deep3d((truth, seen(truth)), (truth, seen(truth)), seen)["apd_a1"] == 0
     nets._user = {"deep3d": lambda x: np.zeros((len(x), 5))}
     with pytest.raises(InputError, match="expected 257"):
-        clip._deep3d(truth, truth, nets, SIDE)
+        clip._deep3d((truth, seen(truth)), (truth, seen(truth)), seen)
     nets._user = {"arcface": lambda x: np.zeros(3)}
     with pytest.raises(InputError, match="for 2 frames"):
         nets.user("arcface", np.zeros((2, 4, 4, 3), np.uint8))

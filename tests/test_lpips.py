@@ -117,3 +117,49 @@ def test_alexnet_orders_changes_as_people_do(request):
     ]
     with pytest.raises(InputError, match="31 pixels"):
         lpips_alex(params, a[:, :16], b[:, :16])
+
+
+def _plain_conv(x, kernel, bias, stride, pad):
+    """[h, w, i] * [kh, kw, i, o], float64."""
+    x = np.pad(x, ((pad, pad), (pad, pad), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[:2], (0, 1))[::stride, ::stride]
+    return np.maximum(np.einsum("hwiab,abio->hwo", windows, kernel) + bias, 0)
+
+
+def _plain_pool(x, size):
+    windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), (0, 1))[::2, ::2]
+    return windows.max((-1, -2))
+
+
+def _plain_lpips(params, net, a, b):
+    """The definition in NumPy: both nets as their papers have them, unit vectors, weighted squares, means."""
+    totals = []
+    for image in (a, b):
+        shift, scale = np.array([-0.030, -0.088, -0.188]), np.array([0.458, 0.448, 0.450])
+        x, stages = (image / 127.5 - 1 - shift) / scale, []
+        convs = [(np.asarray(k, np.float64), np.asarray(c, np.float64)) for k, c in params["convs"]]
+        if net == "alexnet":
+            steps = ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1))
+            for k, (conv, (stride, pad)) in enumerate(zip(convs, steps, strict=True)):
+                x = _plain_conv(_plain_pool(x, 3) if k in (1, 2) else x, *conv, stride, pad)
+                stages.append(x)
+        else:
+            for stage, count in enumerate((2, 2, 3, 3, 3)):
+                x = _plain_pool(x, 2) if stage else x
+                for _ in range(count):
+                    x = _plain_conv(x, *convs.pop(0), 1, 1)
+                stages.append(x)
+        totals.append([s / (np.linalg.norm(s, axis=-1, keepdims=True) + 1e-10) for s in stages])
+    weights = [np.asarray(w, np.float64) for w in params["weights"]]
+    return sum((np.square(p - q) @ w).mean() for p, q, w in zip(*totals, weights, strict=True))
+
+
+@pytest.mark.parametrize(("net", "side"), [("alexnet", 64), ("vgg16", 32)])
+def test_real_weights_on_a_photograph_equal_numpy(net, side, request):
+    image = load_image(request.path.parent / "data" / "portrait.jpg")[80 : 80 + side, 150 : 150 + side]
+    other = cv2.GaussianBlur(image, (0, 0), 1.5)
+    params = load(net=net)
+    a, b = (jnp.asarray(x[None], jnp.float32) / 127.5 - 1 for x in (image, other))
+    function = lpips_alex if net == "alexnet" else lpips
+    got = float(jax.jit(lambda p, x, y: function(p, x, y, precision="highest"))(params, a, b)[0])
+    assert got == pytest.approx(_plain_lpips(params, net, image, other), rel=1e-4)

@@ -154,3 +154,30 @@ def test_the_five_points_reach_their_places():
     matrix = networks.similarity(source, source @ turn.T + [3, -4])
     np.testing.assert_allclose(matrix, np.concatenate([turn, [[3], [-4]]], 1), atol=1e-9)
     assert networks.five_points(_face(1)[0]).shape == (5, 2)
+
+
+def test_weights_are_copies():
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(0, 1, (9, 5)), rng.normal(0.5, 1, (11, 5))
+    wa, wb = rng.integers(0, 4, 9).astype(float), rng.integers(0, 4, 11).astype(float)
+    copies = [np.repeat(x, w.astype(int), 0) for x, w in ((a, wa), (b, wb))]
+    wanted = frechet.frechet(*(frechet.Moments.of(x) for x in copies))
+    assert frechet.frechet_of(a, b, wa, wb) == pytest.approx(wanted, rel=1e-6)
+    one = frechet.kernel_distance_of(frechet.kernels(a, b), np.ones(9), np.ones(11))
+    assert one == pytest.approx(frechet.kernel_distance(a, b), rel=1e-9)
+
+
+def test_pooled_intervals_hold_the_value_and_shrink_with_people():
+    def width(people, seed=0):
+        rng, clips = np.random.default_rng(seed), frechet.Clips()
+        for k in range(people):
+            centre = rng.normal(0, 1, 6)
+            clips.add(f"p{k}", centre + rng.normal(0, 0.3, (8, 6)), centre + 0.5 + rng.normal(0, 0.3, (8, 6)))
+        (low, high), (k_low, k_high) = clips.intervals((2.0, 0.1))
+        assert low < 2 < high and k_low < 0.1 < k_high
+        return high - low
+
+    assert width(40) < width(5)
+    alone = frechet.Clips()
+    alone.add("p", np.ones((3, 2)), np.ones((3, 2)))
+    assert np.isnan(alone.intervals((1.0, 1.0))).all()

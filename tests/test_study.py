@@ -17,7 +17,8 @@ METHODS = ("ours", "other")
 def made(tmp_path):
     rows = []
     for k in range(3):
-        rows.append(Row(f"clip_{k}", "same", None, None, None, None, f"person_{k}", f"c{k}.mp4"))
+        truth = tmp_path / "ours" / f"c{k}.mp4"
+        rows.append(Row(f"clip_{k}", "same", None, None, None, truth, f"person_{k}", f"c{k}.mp4"))
         for method in METHODS:
             (tmp_path / method).mkdir(exist_ok=True)
             with video.VideoWriter(tmp_path / method / f"c{k}.mp4", (32, 32)) as writer:

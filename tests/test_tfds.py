@@ -1,9 +1,10 @@
-"""Shards as tensorflow-datasets gives them, without TensorFlow: needs `pip install 'r3p[tfds]'`."""
+"""Shards as tensorflow-datasets gives them, without TensorFlow."""
 
 import sys
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from test_prepare import CLIPS, prepared, write_clips
 
 from data_pipelines.shards import Shards
@@ -11,13 +12,8 @@ from data_pipelines.shards import Shards
 pytestmark = pytest.mark.filterwarnings("default")  # the packages' own
 
 
-@pytest.fixture(scope="module")
-def tfds():
-    return pytest.importorskip("tensorflow_datasets", reason="the extra `tfds` is not installed")
-
-
 @pytest.mark.parametrize("name", ["celebv_hq", "voxceleb2", "talking_heads_folder"])
-def test_what_is_in_the_shards_comes_out(tfds, name, tmp_path):
+def test_what_is_in_the_shards_comes_out(name, tmp_path):
     from data_pipelines import tfds_builders  # registers the builders
 
     assert tfds_builders.KINDS == ("frames", "clips", "motion")

@@ -10,17 +10,17 @@ import numpy as np
 
 from r3p import audio, speech_motion, video
 from r3p.errors import InputError
-from r3p.evaluate import frechet, series
+from r3p.evaluate import batching, frechet, series, sync
 from r3p.evaluate.manifest import Row
-from r3p.evaluate.networks import Networks, arcface_crops
+from r3p.evaluate.networks import Networks, arcface_crops, five_points
 from r3p.evaluate.observe import Observation, batches, frames_of, is_picture, observe
 from r3p.evaluate.pixels import PixelTotals
 
-GROUPS = ("pixels", "lpips", "features", "face", "sync")
-BATCH = 4
+GROUPS = ("pixels", "lpips", "lpips_vgg", "features", "face", "sync")
 SLACK_FRAMES, SLACK = 2, 0.02  # how much shorter or longer than its reference a clip may be
 _ASPECT = 0.02  # how much its aspect may differ from its truth's
 _SYNC_LAG, _LIP_LAG = 5, 2
+Watched = tuple[Path, Observation]
 
 
 @dataclass
@@ -35,11 +35,31 @@ class Score:
 
 
 class References:
-    """Observations of sources, drivers and truths; the newest few are kept, since neighbouring rows share them."""
+    """Observations of sources, drivers and truths; the newest few are kept, since neighbouring rows share them.
 
-    def __init__(self, networks: Networks, size: int, keep: int = 6) -> None:
-        self.networks, self.size, self.keep = networks, size, keep
+    every: networks that compare pictures (LPIPS, features, identity) look at each so manieth frame only.
+    """
+
+    def __init__(self, networks: Networks, size: int, keep: int = 6, every: int = 1) -> None:
+        self.networks, self.size, self.keep, self.every = networks, size, keep, every
         self._kept: dict[Path, Observation] = {}
+        self._features: dict[Path, dict[str, frechet.Features]] = {}
+
+    def frames(self, path: Path) -> Iterator[np.ndarray]:
+        """Batches of the frames that networks look at."""
+        return batches(itertools.islice(frames_of(path, self.size), 0, None, self.every), batching.size())
+
+    def features(self, path: Path) -> dict[str, frechet.Features]:
+        """Of all networks that there are for it, kept as observations are."""
+        if path not in self._features:
+            while len(self._features) >= self.keep:
+                del self._features[next(iter(self._features))]
+            self._features[path] = features(path, self)
+        return self._features[path]
+
+    def kept(self, path: Path) -> Observation | None:
+        """What is known already."""
+        return self._kept.get(path)
 
     def __call__(self, path: Path) -> Observation:
         if path not in self._kept:
@@ -73,7 +93,7 @@ def score(
     """One method's clip. Raises InputError with the reason when it is a failure."""
     notes = check_clip(output, row)
     size = references.size
-    seen = observe(output, networks.finder(), size)
+    seen = references.kept(output) or observe(output, networks.finder(), size)
     moving = row.protocol != "novel_view" or len(seen) > 1
     if moving and len(seen) < 2:
         raise InputError("the output is only one frame long: expected a video")
@@ -82,18 +102,30 @@ def score(
     result = Score({"face_found": seen.found}, len(seen), notes)
     truth = row.truth or (row.driver if row.protocol == "same" else None)
     if truth is not None and row.protocol in ("same", "novel_view"):
-        _pixels(result, output, truth, networks, size, groups)
+        _pixels(result, output, truth, references, groups)
     motion = row.truth or row.driver
     target = truth or motion
     if "features" in groups and moving and target is not None:
-        _features(result, output, target, networks, size)
+        _features(result, output, target, references)
     if "face" in groups:
         _face(result, row, seen, networks, references, output, motion)
     if "sync" in groups and row.audio is not None and moving:
         loud = speech_motion.loudness(audio.load(row.audio), len(seen)).reshape(-1, 2).mean(1)
         value, lag = series.correlation(series.lips_and_yaw(seen.points)[0], loud, _SYNC_LAG)
         result.figures |= {"sync_proxy": value, "sync_proxy_lag": lag}
+        _lips_and_sound(result, row.audio, seen, output, references)
     return result
+
+
+def _lips_and_sound(result: Score, sound: Path, seen: Observation, output: Path, references: References) -> None:
+    """LSE where SyncNet's weights are there; its script drops short clips."""
+    brought = references.networks.brought("syncnet") if "syncnet" in references.networks else None
+    if brought is None or brought.judge is None:
+        return
+    if len(seen) <= sync.LEAST:
+        result.notes.append(f"no LSE of {len(seen)} frames: SyncNet's script wants more than {sync.LEAST}")
+        return
+    result.figures |= brought.judge(frames_of(output, references.size), seen.points, audio.load(sound))
 
 
 def _pairs(output: Path, truth: Path, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -109,36 +141,58 @@ def _pairs(output: Path, truth: Path, size: int) -> Iterator[tuple[np.ndarray, n
                 ours = cv2.resize(ours, (tw, th), interpolation=cv2.INTER_CUBIC)
             yield np.stack([ours, other])
 
-    for chunk in batches(both(), BATCH):
+    for chunk in batches(both(), batching.size()):
         yield chunk[:, 0], chunk[:, 1]
 
 
-def _pixels(result: Score, output: Path, truth: Path, networks: Networks, size: int, groups: tuple[str, ...]) -> None:
+def _pixels(result: Score, output: Path, truth: Path, references: References, groups: tuple[str, ...]) -> None:
+    networks, size = references.networks, references.size
     totals = PixelTotals()
-    perceptual: dict[str, list[np.ndarray]] = {"lpips_alex_a": [], "lpips_vgg": []}
+    nets = {"lpips": ("lpips_alex_a", "alexnet"), "lpips_vgg": ("lpips_vgg", "vgg16")}
+    chosen = [nets[g] for g in groups if g in nets and "lpips" in networks]
+    perceptual: dict[str, list[np.ndarray]] = {name: [] for name, _ in chosen}
+    waiting: list[np.ndarray] = []
+
+    def look() -> None:
+        if waiting:
+            a, b = np.stack(waiting).swapaxes(0, 1)
+            for name, net in chosen:
+                perceptual[name].append(networks.lpips(net, a, b))
+            waiting.clear()
+
     if not is_picture(truth):
         check_length(result.frames, sum(1 for _ in frames_of(truth, size)), "truth")
+    at = 0
     for ours, theirs in _pairs(output, truth, size):
         if "pixels" in groups:
             totals.add(ours, theirs)
-        if "lpips" in groups and "lpips" in networks:
-            perceptual["lpips_alex_a"].append(networks.lpips("alexnet", ours, theirs))
-            perceptual["lpips_vgg"].append(networks.lpips("vgg16", ours, theirs))
+        if chosen:
+            for k in range(-at % references.every, len(ours), references.every):
+                waiting.append(np.stack([ours[k], theirs[k]]))
+            if len(waiting) >= batching.size():
+                look()
+        at += len(ours)
+    look()
     if "pixels" in groups:
         result.figures |= totals.figures()
     result.figures |= {k: float(np.concatenate(v).mean()) for k, v in perceptual.items() if v}
 
 
-def _features(result: Score, output: Path, target: Path, networks: Networks, size: int) -> None:
-    wanted = {"vgg": "lpips", "inception": "inception"}
-    names = {k: v for k, v in wanted.items() if v in networks}
-    for path, kept in ((output, result.features), (target, result.reference_features)):
-        kept |= {k: frechet.Features() for k in names}
-        for chunk in batches(frames_of(path, size), BATCH) if names else ():
-            for k in names:
-                kept[k].add(networks.vgg(chunk) if k == "vgg" else networks.user(k, chunk))
+def features(path: Path, references: References) -> dict[str, frechet.Features]:
+    """Of VGG16 and Inception, as far as they are there."""
+    networks = references.networks
+    out = {k: frechet.Features() for k, need in (("vgg", "lpips"), ("inception", "inception")) if need in networks}
+    for chunk in references.frames(path) if out else ():
+        for k, found in out.items():
+            found.add(networks.vgg(chunk) if k == "vgg" else networks.user(k, chunk))
+    return out
+
+
+def _features(result: Score, output: Path, target: Path, references: References) -> None:
+    result.reference_features = references.features(target)
+    result.features = result.reference_features if output == target else features(output, references)
     for k, name in (("vgg", "vgg_fd_a"), ("inception", "fid_a")):
-        if k in names:
+        if k in result.features:
             ours, theirs = result.features[k].moments, result.reference_features[k].moments
             if ours is not None and theirs is not None and min(ours.count, theirs.count) > 1:
                 result.figures[name] = frechet.frechet(ours, theirs)
@@ -163,7 +217,7 @@ def _face(
         else:
             result.notes.append(f"no face is found in {who.name}")
         if "arcface" in networks:
-            figures |= _identity(output, seen, who, person, networks, references.size)
+            figures |= _identity(output, seen, who, person, references)
     if len(seen) > 1:
         figures |= series.blinks(seen.points)
         figures["jitter"] = series.jitter(seen.points)
@@ -192,20 +246,22 @@ def _face(
         figures["akd_mediapipe"] = series.keypoint_distance(a, b)
         figures |= series.landmark_distances(a, b)
     if "deep3d" in networks:
-        figures |= _deep3d(output, motion, networks, references.size)
+        figures |= _deep3d((output, seen), (motion, theirs), references)
 
 
 def _identity(
-    output: Path, seen: Observation, who: Path, person: Observation, networks: Networks, size: int
+    output: Path, seen: Observation, who: Path, person: Observation, references: References
 ) -> dict[str, float]:
     """CSIM in both variants: frame by frame, or every frame against the one picture."""
+    networks = references.networks
     sides: dict[str, list[list[np.ndarray]]] = {"csim_a": [], "csim_s": []}
     for path, observed in ((output, seen), (who, person)):
         whole: list[np.ndarray] = []
         aligned: list[np.ndarray] = []
         at = 0
-        for chunk in batches(frames_of(path, size), BATCH):
-            points, at = observed.points[at : at + len(chunk)], at + len(chunk)
+        all_points = observed.points[:: references.every]
+        for chunk in references.frames(path):
+            points, at = all_points[at : at + len(chunk)], at + len(chunk)
             small = np.stack([cv2.resize(f, (112, 112), interpolation=cv2.INTER_NEAREST) for f in chunk])
             good = series.known(points)
             found = networks.user("arcface", small)
@@ -225,18 +281,33 @@ def _identity(
     return out
 
 
-def _deep3d(output: Path, motion: Path, networks: Networks, size: int) -> dict[str, float]:
-    a, b = (
-        np.concatenate([networks.user("deep3d", c) for c in batches(frames_of(path, size), BATCH)])
-        for path in (output, motion)
-    )
+def _coefficients(path: Path, seen: Observation, references: References) -> np.ndarray:
+    """[t, 257]; NaN where no face was found, for weights that want the face cut out."""
+    brought = references.networks.brought("deep3d")
+    points, at, out = seen.points[:: references.every], 0, []
+    for chunk in references.frames(path):
+        if brought is None:
+            out.append(references.networks.user("deep3d", chunk))
+            continue
+        here, at = points[at : at + len(chunk)], at + len(chunk)
+        good = series.known(here)
+        rows = np.full((len(chunk), 257), np.nan)
+        if good.any():
+            crops = [brought.crop(f, five_points(p)) for f, p in zip(chunk[good], here[good], strict=True)]
+            rows[good] = references.networks.user("deep3d", np.stack(crops))
+        out.append(rows)
+    return np.concatenate(out)
+
+
+def _deep3d(ours: Watched, theirs: Watched, references: References) -> dict[str, float]:
+    a, b = (_coefficients(path, seen, references) for path, seen in (ours, theirs))
     n = min(len(a), len(b))
     if a.shape[1] != 257 or b.shape[1] != 257:
         raise InputError(f"--network deep3d gave {a.shape[1]} coefficients: expected 257")
     difference = np.abs(a[:n] - b[:n])
     pose = difference[:, [224, 225, 226, 254, 255, 256]]
     return {
-        "aed_a": float(difference[:, 80:144].mean()),
-        "apd_a1": float(pose.mean()),
-        "apd_a2": float(pose[:, :3].mean()),
+        "aed_a": series.mean_or_nan(difference[:, 80:144]),
+        "apd_a1": series.mean_or_nan(pose),
+        "apd_a2": series.mean_or_nan(pose[:, :3]),
     }

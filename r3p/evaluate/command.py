@@ -5,11 +5,12 @@ import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from r3p import photo, video
+from r3p import compile_cache, photo, video
 from r3p.errors import InputError
 from r3p.evaluate import harness, manifest, page
 from r3p.evaluate.clip import GROUPS
@@ -33,13 +34,20 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--methods", required=True, help="NAME=DIR,NAME=DIR: folders that hold the manifest's outputs")
     out.add_argument("--out", type=Path, required=True, metavar="REPORT", help="folder of the report")
     out.add_argument("--size", type=int, default=512, help="pixels of the frames' longer side (512)")
+    out.add_argument(
+        "--every",
+        type=int,
+        default=harness.EVERY,
+        metavar="N",
+        help=f"LPIPS, features and identity look at 1 frame of N ({harness.EVERY}); 1 for tables as papers have them",
+    )
     out.add_argument("--metrics", default=",".join(GROUPS), help=f"groups, of {','.join(GROUPS)}")
     out.add_argument(
         "--network",
         action="append",
         default=[],
-        metavar="NAME=MODULE:FUNCTION",
-        help=f"a network of your own, of {', '.join(USER)}: see r3p.evaluate.networks",
+        metavar="NAME=WEIGHTS",
+        help=f"a network of your own, of {', '.join(USER)}: weights of r3p convert, or MODULE:FUNCTION",
     )
     out.add_argument("--anchors", action="store_true", help="score the truth itself and a still source, too")
     out.add_argument("--worst", type=int, default=2, help="contact sheets of each method's worst clips (2)")
@@ -55,11 +63,13 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(f"--metrics {args.metrics!r}: expected some of {', '.join(GROUPS)}")
     if not 32 <= args.size <= 4096:
         raise InputError(f"--size {args.size}: expected 32 to 4096 pixels")
+    if args.every < 1:
+        raise InputError(f"--every {args.every}: expected 1 or more frames")
     user = {}
     for text in args.network:
         name, equal, target = text.partition("=")
-        if not equal or ":" not in target:
-            raise InputError(f"--network {text!r}: expected NAME=MODULE:FUNCTION")
+        if not equal or not target:
+            raise InputError(f"--network {text!r}: expected NAME=WEIGHTS or NAME=MODULE:FUNCTION")
         user[name] = target
     rows = manifest.read(args.manifest)
     folders = manifest.methods(args.methods)
@@ -67,7 +77,9 @@ def main(argv: Sequence[str]) -> int:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise InputError(f"--out {args.out} cannot be made ({e.strerror}): choose another folder") from e
+    compile_cache.enable()
     networks = Networks(user)
+    how: dict[str, Any] = {"size": args.size, "every": args.every, "groups": groups}
     with tqdm(total=len(rows), desc="clips", unit="clip") as bar:
 
         def say(text: str) -> None:
@@ -76,8 +88,8 @@ def main(argv: Sequence[str]) -> int:
             else:
                 bar.write(text, file=sys.stderr)
 
-        results = harness.run(rows, folders, networks, size=args.size, groups=groups, anchors=args.anchors, say=say)
-    report = harness.summary(results, networks, size=args.size, groups=groups)
+        results = harness.run(rows, folders, networks, say=say, keep=args.out / "scores", anchors=args.anchors, **how)
+    report = harness.summary(results, networks, **how)
     harness.write_json(report, args.out / "report.json")
     page.write(report, args.out, worst(results, folders, args.out, args.worst))
     common = sum(part["common"] for part in report["protocols"].values())

@@ -14,14 +14,16 @@ from typing import Any
 from r3p import __version__, audio, photo
 from r3p.assets import asset_path
 from r3p.errors import InputError
-from r3p.evaluate import frechet, uncertainty
-from r3p.evaluate.clip import BATCH, GROUPS, References, Score, score
+from r3p.evaluate import batching, frechet, uncertainty
+from r3p.evaluate.clip import GROUPS, References, Score, score
+from r3p.evaluate.kept import Kept
 from r3p.evaluate.manifest import Row
 from r3p.evaluate.metrics import METRICS, POOLED, Metric
 from r3p.evaluate.networks import Networks, sha256
 from r3p.evaluate.observe import frames_of, is_picture
 from r3p.face import HEAD_FILE
 
+EVERY = 5  # networks look at 1 frame of so many: neighbours say nearly the same, and VGG16 costs 2 s a frame and core
 COPY, STILL = "(the truth itself)", "(source, still)"  # anchors: the floor, and what no motion at all scores
 _OF_PROTOCOL = {  # networks whose figures a protocol would have
     "same": ("lpips", "inception", "arcface", "deep3d", "dlib", "syncnet"),
@@ -42,6 +44,7 @@ class Results:
     scores: dict[str, dict[str, Score]] = field(default_factory=dict)
     failures: dict[str, dict[str, str]] = field(default_factory=dict)
     pooled: dict[tuple[str, str, str], tuple[frechet.Features, frechet.Features]] = field(default_factory=dict)
+    spread: dict[tuple[str, str, str], frechet.Clips] = field(default_factory=dict)
 
     def common(self, protocol: str) -> list[Row]:
         """Clips that every method has."""
@@ -68,15 +71,23 @@ def run(
     networks: Networks,
     *,
     size: int = 512,
+    every: int = EVERY,
     groups: tuple[str, ...] = GROUPS,
     anchors: bool = False,
+    keep: Path | None = None,
+    references: References | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Results:
-    """Every method on every clip; a clip that cannot be scored is a failure of its method, with the reason."""
+    """Every method on every clip; a clip that cannot be scored is a failure of its method, with the reason.
+
+    keep: a folder for scores, from which a run that was stopped goes on. references: of this size and `every`, with
+    what is observed already.
+    """
+    kept = None if keep is None else Kept(keep, provenance(networks, size, every, groups))
     results = Results(rows, list(folders), [COPY, STILL] if anchors else [])
     for name in results.methods + results.anchors:
         results.scores[name], results.failures[name] = {}, {}
-    references = References(networks, size)
+    references = references or References(networks, size, every=every)
     for row in rows:
         _check_references(row, size)
         with tempfile.TemporaryDirectory() as scratch:
@@ -87,8 +98,13 @@ def run(
             for name, output in outputs.items():
                 if output is None:
                     continue  # an anchor that this protocol does not have
+                lasting = None if name == STILL else output
+                known = None if kept is None else kept.read(row, name, lasting)
                 try:
-                    results.scores[name][row.id] = score(row, output, networks, references, groups)
+                    found = known or score(row, output, networks, references, groups)
+                    results.scores[name][row.id] = found
+                    if kept is not None and known is None:
+                        kept.write(row, name, lasting, found)
                 except InputError as e:
                     results.failures[name][row.id] = str(e)
                     say(f"{row.id}: {name} failed: {e}")
@@ -118,6 +134,8 @@ def _pool(results: Results, row: Row) -> None:
             both = results.pooled.setdefault(key, (frechet.Features(), frechet.Features()))
             both[0].merge(features)
             both[1].merge(found.reference_features[network])
+            clips = results.spread.setdefault(key, frechet.Clips())
+            clips.add(row.identity, features.sample, found.reference_features[network].sample)
         found.features, found.reference_features = {}, {}
 
 
@@ -129,7 +147,9 @@ def _interval(found: uncertainty.Interval) -> dict[str, Any]:
     return {k: _number(v) if isinstance(v, float) else v for k, v in asdict(found).items()}
 
 
-def summary(results: Results, networks: Networks, *, size: int, groups: tuple[str, ...] = GROUPS) -> dict[str, Any]:
+def summary(
+    results: Results, networks: Networks, *, size: int, every: int = EVERY, groups: tuple[str, ...] = GROUPS
+) -> dict[str, Any]:
     """Everything a report says, ready for JSON. Figures are of the clips that all methods have."""
     protocols: dict[str, Any] = {}
     for protocol in dict.fromkeys(r.protocol for r in results.rows):
@@ -160,7 +180,7 @@ def summary(results: Results, networks: Networks, *, size: int, groups: tuple[st
         "anchors": results.anchors,
         "protocols": protocols,
         "clips": clips,
-        "provenance": provenance(networks, size, groups),
+        "provenance": provenance(networks, size, every, groups),
     }
 
 
@@ -174,17 +194,21 @@ def _means(results: Results, common: list[Row], name: str) -> dict[str, Any]:
     return out
 
 
-def _pooled(results: Results, protocol: str) -> dict[str, dict[str, float]]:
-    out: dict[str, dict[str, float]] = {}
+def _pooled(results: Results, protocol: str) -> dict[str, dict[str, Any]]:
+    out: dict[str, dict[str, Any]] = {}
     names = {"vgg": ("vgg_fd_s", "vgg_kd_s"), "inception": ("fid_s", "kid_s")}
-    for (of, method, network), (ours, theirs) in results.pooled.items():
+    for key, (ours, theirs) in results.pooled.items():
+        of, method, network = key
         if of == protocol and ours.moments is not None and theirs.moments is not None:
-            distance, kernel = names[network]
-            out.setdefault(method, {}).update({
-                distance: frechet.frechet(ours.moments, theirs.moments),
-                kernel: frechet.kernel_distance(ours.sample, theirs.sample),
-                "frames": ours.moments.count,
-            })  # fmt: skip
+            if min(ours.moments.count, theirs.moments.count) < 2:
+                continue
+            values = (
+                frechet.frechet(ours.moments, theirs.moments),
+                frechet.kernel_distance(ours.sample, theirs.sample),
+            )
+            found = zip(names[network], values, results.spread[key].intervals(values), strict=True)
+            cells = {name: {"mean": v, "low": _number(low), "high": _number(high)} for name, v, (low, high) in found}
+            out.setdefault(method, {}).update(cells | {"frames": ours.moments.count})
     return out
 
 
@@ -217,7 +241,7 @@ def _missing(networks: Networks, protocol: str, groups: tuple[str, ...], figures
     return out
 
 
-def provenance(networks: Networks, size: int, groups: tuple[str, ...]) -> dict[str, Any]:
+def provenance(networks: Networks, size: int, every: int, groups: tuple[str, ...]) -> dict[str, Any]:
     """What the figures rest on."""
     detector = (
         "face_detection_short_range.tflite",
@@ -230,12 +254,15 @@ def provenance(networks: Networks, size: int, groups: tuple[str, ...]) -> dict[s
         **{name: version(name) for name in ("jax", "numpy", "scipy", "opencv-python", "av")},
         "size": f"longer side {size} pixels; area averaging down, cubic up",
         "frames_per_second": 25,
-        "batch": BATCH,
+        "networks_see": "every frame" if every == 1 else f"1 frame of {every}; pixels and landmarks are of every frame",
+        "batch": batching.size(),
         "groups": list(groups),
         "detector": {name: sha256(asset_path(name)) for name in detector},
         "head": sha256(HEAD_FILE),
         "networks": networks.origin,
         "bootstrap": f"{uncertainty.RESAMPLES} resamples of identities, percentile, {uncertainty.LEVEL:.0%}, seed 0",
+        "bootstrap_of_pooled": f"{frechet.RESAMPLES} resamples of identities, at most {frechet.SPREAD} frames a side, "
+        "recentred on the figure of all frames",
     }
 
 

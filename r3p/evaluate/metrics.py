@@ -76,8 +76,9 @@ METRICS: dict[str, Metric] = _rows(
     ("lmd_lips_a", "LMD lips", "less", "the same of the lips"),
     ("lmd_speed_a", "LMD all, speed", "less", "of differences from frame to frame"),
     ("lmd_lips_speed_a", "LMD lips, speed", "less", "the same of the lips"),
-    ("lse_c", "LSE-C", "more", "SyncNet's confidence", "syncnet"),
-    ("lse_d", "LSE-D", "less", "SyncNet's distance", "syncnet"),
+    ("lse_c", "LSE-C", "more", "SyncNet v2's confidence, faces by MediaPipe instead of S3FD", "syncnet"),
+    ("lse_d", "LSE-D", "less", "SyncNet v2's distance, faces by MediaPipe instead of S3FD", "syncnet"),
+    ("lse_lag", "LSE, lag", "", "frames by which the sound goes before the lips there", "syncnet"),
     ("sync_proxy", "sync proxy", "more", "stand-in for LSE: correlation of lip gap and loudness, best within 5 frames"),
     ("sync_proxy_lag", "sync proxy, lag", "", "frames by which the lips come after the sound there"),
     ("lip_correlation", "lip correlation", "more", "of the lip gap with the driver's, best within 2 frames"),
@@ -107,9 +108,9 @@ POOLED: dict[str, Metric] = _rows(
 # Why a network's figures may be missing, and what would bring them.
 NETWORKS = {
     "lpips": "LPIPS weights are not in the cache: run `r3p assets`",
-    "inception": "Inception weights are user-supplied: give --network inception=MODULE:FUNCTION",
-    "arcface": "ArcFace weights are user-supplied: give --network arcface=MODULE:FUNCTION",
-    "deep3d": "Deep3DFaceRecon and its face model are user-supplied: give --network deep3d=MODULE:FUNCTION",
+    "inception": "Inception weights are user-supplied: r3p convert them, then --network inception=WEIGHTS",
+    "arcface": "ArcFace weights are user-supplied: r3p convert them, then --network arcface=WEIGHTS",
+    "deep3d": "Deep3DFaceRecon and its face model are user-supplied: r3p convert them, then --network deep3d=WEIGHTS",
     "dlib": "dlib's 68-point model is not for commercial use and not shipped; AKD MediaPipe stands in",
-    "syncnet": "SyncNet v2 and its face detector are not shipped and have no adapter here; the sync proxy stands in",
+    "syncnet": "SyncNet v2 is user-supplied: r3p convert it, then --network syncnet=WEIGHTS; the sync proxy stands in",
 }

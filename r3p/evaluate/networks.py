@@ -1,6 +1,7 @@
-"""The networks that measures need: those of `r3p assets`, and those that a user brings as functions.
+"""The networks that measures need: those of `r3p assets`, and those that a user brings.
 
-A user's network is a function of NumPy arrays, named MODULE:FUNCTION:
+A user's network is weights that `r3p convert` wrote (inception, arcface, deep3d, syncnet), or a function of NumPy
+arrays, named MODULE:FUNCTION:
 
   inception: uint8 RGB frames [b, h, w, 3] -> pooled features [b, 2048] of the Inception network of December 2015
   arcface:   uint8 RGB faces [b, 112, 112, 3] -> embeddings [b, k]
@@ -25,10 +26,12 @@ from r3p import lpips
 from r3p.assets import asset_path
 from r3p.detect import FaceFinder
 from r3p.errors import InputError
+from r3p.evaluate.batching import in_batches
+from r3p.evaluate.brought import Brought
 from r3p.evaluate.metrics import NETWORKS
 
 Network = Callable[[np.ndarray], np.ndarray]
-USER = ("inception", "arcface", "deep3d")
+USER = ("inception", "arcface", "deep3d", "syncnet")
 FEATURE_SIZE = 224  # pixels a side of VGG-FD
 # ArcFace's five points (eyes, nose, corners of the mouth; image left first) at 112 pixels, and MediaPipe's for them.
 _FIVE = np.array([(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)])
@@ -41,26 +44,29 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def _resolve(name: str, text: str) -> Network:
-    module, _, attribute = text.partition(":")
+def _resolve(name: str, text: str) -> Network | Brought:
+    if Path(text).exists():
+        return Brought(name, Path(text))
+    module, colon, attribute = text.partition(":")
+    if not colon or name == "syncnet":
+        raise InputError(f"--network {name}={text}: there are no such weights; `r3p convert` writes them")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as e:
-        raise InputError(f"--network {name}={text} cannot be loaded ({e}): expected MODULE:FUNCTION") from e
+        raise InputError(f"--network {name}={text} cannot be loaded ({e}): expected MODULE:FUNCTION or a path") from e
     if not callable(found):
         raise InputError(f"--network {name}={text} is a {type(found).__name__}: expected a function")
-    return found
+    return found  # type: ignore[no-any-return]
 
 
 class Networks:
     """What is there. `missing` says of each absent network why, and `origin` where each present one is from."""
 
-    def __init__(self, user: dict[str, str] | None = None, *, batch: int = 4) -> None:
-        self.batch = batch
+    def __init__(self, user: dict[str, str] | None = None) -> None:
         self.finder = cache(FaceFinder)  # one for all clips; what it follows is not kept in it
         self.missing: dict[str, str] = dict(NETWORKS)
         self.origin: dict[str, str] = {}
-        self._user: dict[str, Network] = {}
+        self._user: dict[str, Network | Brought] = {}
         for name, text in (user or {}).items():
             if name not in USER:
                 raise InputError(f"--network {name}: expected one of {', '.join(USER)}")
@@ -86,6 +92,11 @@ class Networks:
             raise InputError(f"--network {name} gave {out.shape} for {len(frames)} frames: expected [b, k], finite")
         return out
 
+    def brought(self, name: str) -> Brought | None:
+        """A user's network, if it is weights."""
+        found = self._user.get(name)
+        return found if isinstance(found, Brought) else None
+
     @cached_property
     def _distances(self) -> dict[str, Any]:
         def unit(x: jax.Array) -> jax.Array:
@@ -98,7 +109,7 @@ class Networks:
 
     def lpips(self, net: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """[b] of uint8 frames."""
-        return self._in_batches(partial(self._distances[net], self._lpips[net]), a, b)
+        return np.asarray(in_batches(partial(self._distances[net], self._lpips[net]), a, b))
 
     @cached_property
     def _vgg(self) -> Any:
@@ -112,17 +123,7 @@ class Networks:
     def vgg(self, frames: np.ndarray) -> np.ndarray:
         """VGG16's last activations, averaged over the picture at 224 pixels: [b, 512] of uint8 frames."""
         small = np.stack([cv2.resize(f, (FEATURE_SIZE, FEATURE_SIZE), interpolation=cv2.INTER_AREA) for f in frames])
-        return self._in_batches(partial(self._vgg, self._lpips["vgg16"]), small)
-
-    def _in_batches(self, function: Callable[..., Any], *arrays: np.ndarray) -> np.ndarray:
-        """One compiled shape: the last batch is filled up with its own last frame."""
-        out = []
-        for k in range(0, len(arrays[0]), self.batch):
-            parts = [a[k : k + self.batch] for a in arrays]
-            count = len(parts[0])
-            fill = [np.concatenate([p, np.repeat(p[-1:], self.batch - count, 0)]) for p in parts]
-            out.append(np.asarray(function(*fill))[:count])
-        return np.concatenate(out)
+        return np.asarray(in_batches(partial(self._vgg, self._lpips["vgg16"]), small))
 
 
 def five_points(points: np.ndarray) -> np.ndarray:

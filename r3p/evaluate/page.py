@@ -38,7 +38,7 @@ def _figures(part: dict[str, Any], names: list[str]) -> Table:
     ]
     for m in POOLED.values():
         if any(m.name in part["pooled"].get(n, {}) for n in names):
-            cells = (number(part["pooled"].get(n, {}).get(m.name)) for n in names)
+            cells = (_cell(part["pooled"].get(n, {}).get(m.name)) for n in names)
             rows.append([m.title + _ARROW[m.better], *cells, m.meaning])
     return ["", *names, "what it is"], rows
 

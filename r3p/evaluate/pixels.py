@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r3p.errors import InputError
+from r3p.evaluate.batching import in_batches
 
 WINDOW, SIGMA = 11, 1.5  # of SSIM's Gaussian (Wang et al. 2004)
 _LEAST_ERROR = 1e-10  # equal pictures have a PSNR of 100 dB, not an infinite one
@@ -68,7 +69,8 @@ def ssim(a: jax.Array, b: jax.Array, ranges: tuple[float, ...] = (1.0,)) -> list
 def compare(a: jax.Array, b: jax.Array) -> Pixels:
     """uint8 [b, h, w, 3] twice -> Pixels."""
     x, y = a.astype(jnp.float32) / 255, b.astype(jnp.float32) / 255
-    difference = x - y
+    # Of whole numbers: 0 for equal pictures, whatever the compiler fuses.
+    difference = (a.astype(jnp.float32) - b.astype(jnp.float32)) / 255
     (standard,) = ssim(x, y)
     lab, half = ssim(2 * x - 1, 2 * y - 1, (2.0, 1.0))
     return Pixels(jnp.abs(difference).mean((1, 2, 3)), jnp.square(difference).mean((1, 2, 3)), standard, lab, half)
@@ -89,7 +91,7 @@ class PixelTotals:
 
     def add(self, output: np.ndarray, truth: np.ndarray) -> None:
         """uint8 [b, h, w, 3] twice."""
-        rows = {k: np.asarray(v, np.float64) for k, v in compare(output, truth)._asdict().items()}
+        rows = {k: np.asarray(v, np.float64) for k, v in in_batches(compare, output, truth)._asdict().items()}
         rows["psnr"] = psnr(rows["mse"])
         for name, values in rows.items():
             self._sums[name] += float(values.sum())

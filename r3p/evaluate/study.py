@@ -23,10 +23,11 @@ import cv2
 import numpy as np
 from scipy import stats
 
-from r3p import video
+from r3p import photo, video
 from r3p.errors import InputError
 from r3p.evaluate import manifest
 from r3p.evaluate.manifest import Row
+from r3p.evaluate.observe import frames_of
 
 QUESTIONS = {
     "identity": "Which looks more like the person in the photograph?",
@@ -36,6 +37,7 @@ QUESTIONS = {
 CHECKS = 3  # pairs with a degraded clip
 ALLOWED = 0  # how often a rater may prefer a degraded clip's quality
 _DEGRADED = 12  # times smaller and back
+_PHOTOGRAPH = 320  # pixels of its longer side
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Which is better?</title>
 <style>body{font:16px sans-serif;max-width:70em;margin:2em auto;padding:0 1em}video{width:46%;margin:1%}
 fieldset{margin:1em 0}label{margin-right:2em}button{font-size:1em;padding:.5em 2em}</style>
@@ -52,7 +54,7 @@ function shuffled(a) {
   }
   return out;
 }
-const order = shuffled(study.pairs).map(p => ({id: p.id, sides: shuffled(p.clips)}));
+const order = shuffled(study.pairs).map(p => ({id: p.id, photograph: p.photograph, sides: shuffled(p.clips)}));
 const main = document.querySelector("main");
 function element(name, text, parent) {
   const e = document.createElement(name);
@@ -65,6 +67,10 @@ function show(k) {
   if (k === order.length) return finish();
   const pair = order[k];
   element("h1", `Pair ${k + 1} of ${order.length}`, main);
+  if (pair.photograph) {
+    const photograph = element("img", "", element("p", "", main));
+    Object.assign(photograph, {src: "clips/" + pair.photograph, alt: "the photograph", height: 160});
+  }
   for (const name of pair.sides) {
     const v = element("video", "", main);
     Object.assign(v, {src: "clips/" + name, controls: true, loop: true});
@@ -130,6 +136,7 @@ def make(rows: list[Row], folders: dict[str, Path], out: Path) -> int:
         raise InputError(f"{out} is not empty: choose another folder")
     (out / "clips").mkdir(parents=True)
     key: dict[str, Any] = {"id": secrets.token_hex(4), "clips": {}, "pairs": {}}
+    photographs: dict[str, str] = {}  # by clip of the manifest
     names: dict[tuple[str, str], str] = {}
 
     def named(method: str, row: Row, suffix: str) -> str:
@@ -143,6 +150,9 @@ def make(rows: list[Row], folders: dict[str, Path], out: Path) -> int:
             source = folders[method] / row.output
             names[method, row.id] = named(method, row, source.suffix)
             shutil.copyfile(source, out / "clips" / names[method, row.id])
+        if len(there) > 1 and (who := row.source or row.truth or row.driver) is not None:
+            photographs[row.id] = secrets.token_hex(8) + ".jpg"
+            photo.save_image(out / "clips" / photographs[row.id], next(frames_of(who, _PHOTOGRAPH)))
         for i, a in enumerate(there):
             for b in there[i + 1 :]:
                 key["pairs"][secrets.token_hex(4)] = [names[a, row.id], names[b, row.id]]
@@ -155,7 +165,10 @@ def make(rows: list[Row], folders: dict[str, Path], out: Path) -> int:
         bad = named("degraded", row, ".mp4")
         degrade(folders[method] / row.output, out / "clips" / bad)
         key["pairs"][secrets.token_hex(4)] = [name, bad]
-    shown = [{"id": k, "clips": clips} for k, clips in sorted(key["pairs"].items())]
+    shown = [
+        {"id": k, "clips": clips, "photograph": photographs.get(key["clips"][clips[0]]["clip"], "")}
+        for k, clips in sorted(key["pairs"].items())
+    ]
     text = json.dumps({"id": key["id"], "questions": QUESTIONS, "pairs": shown})
     (out / "index.html").write_text(_PAGE.replace("STUDY", text.replace("</", "<\\/"), 1))
     (out / "key.json").write_text(json.dumps(key, indent=1) + "\n")

@@ -1,0 +1,77 @@
+"""launch/ablations.py: what a row trains and from where, what a second call leaves alone, what the table says."""
+
+import json
+
+import numpy as np
+import pytest
+
+from configs.ablations import ROWS
+from launch import ablations
+from r3p.evaluate import ablation
+
+
+def _by_folder(rows):
+    return {run.folder: run for run in ablations.runs(rows, "smoke")}
+
+
+def test_every_row_begins_from_what_it_does_not_change():
+    found = _by_folder(list(ROWS))
+    assert found["default/torso"].start == "default/motion2plane"
+    assert found["concatenation/torso"].start == "default/motion2plane"
+    assert "concatenation/motion2plane" not in found
+    assert found["without_laplacian/motion2plane"].start == "default/img2plane"
+    assert found["without_laplacian/torso"].start == "without_laplacian/motion2plane"
+    assert found["without_laplacian/torso"].config == "configs/torso.py:smoke"
+    assert found["without_pretraining/motion2plane"].start is None
+    assert found["small_image_to_plane/img2plane"].config == "configs/ablations.py:small_image_to_plane.img2plane.smoke"
+    order = list(found)
+    assert all(run.start is None or order.index(run.start) < k for k, run in enumerate(found.values()))
+    assert all(ablations.last_of(row) in found for row in ("default", *ROWS))
+
+
+def test_a_second_call_goes_on_where_the_first_stopped(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ablations, "write_table", lambda args: None)
+    called = []
+
+    def call(command):
+        called.append(command[command.index("--workdir") + 1].removeprefix(f"{tmp_path}/"))
+        return 1 if len(called) == 3 else 0
+
+    given = ["--out", str(tmp_path), "--rows", "concatenation", "--set", "steps=2"]
+    assert ablations.main(given, call) == 1
+    assert called == ["default/img2plane", "default/motion2plane", "default/torso"]
+    assert "start again" in capsys.readouterr().err
+    assert ablations.main(given, call) == 0
+    assert called[3:] == ["default/torso", "concatenation/torso"]
+    assert ablations.main(given, call) == 0 and len(called) == 5
+
+
+def test_commands_name_config_folder_and_start(tmp_path, capsys):
+    given = ["--out", str(tmp_path), "--rows", "concatenation", "--mode", "full", "--set", "steps=2", "--dry-run"]
+    assert ablations.main([*given, "--launch", "python launch/run.py --auto --"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == (
+        "python launch/run.py --auto -- --config configs/ablations.py:concatenation.torso.full "
+        f"--workdir {tmp_path}/concatenation/torso --set steps=2 --set start={tmp_path}/default/motion2plane"
+    )
+    with pytest.raises(SystemExit):
+        ablations.main(["--out", str(tmp_path), "--rows", "without_hands"])
+
+
+def test_the_table_says_what_can_be_told():
+    rng = np.random.default_rng(0)
+    default = {"psnr_s": list(rng.normal(20, 2, 40)), "lpips_vgg": list(rng.uniform(0.2, 0.3, 40))}
+    worse = {k: [v + d for v in default[k]] for k, d in (("psnr_s", -1.0), ("lpips_vgg", 0.1))}
+    noise = {k: list(np.array(default[k]) + rng.normal(0, 0.5, 40)) for k in default}
+    entries = ablation.compare(default, {"worse": worse, "noise": noise})
+    words = {(e["row"], e["metric"]): e["word"] for e in entries}
+    assert words["worse", "psnr_s"] == words["worse", "lpips_vgg"] == "worse than the default"
+    assert words["noise", "psnr_s"] == "too small a run or too few examples to tell"
+    page = ablation.markdown(entries, default, "told")
+    assert "| worse | " in page and "-1 [" in page and json.dumps(entries)
+
+
+def test_pictures_are_cut_out_of_a_preview():
+    strip = np.concatenate([np.full((8, 4, 3), k, np.uint8) for k in range(3)], 1)
+    found = ablation.pictures(strip, "source_target_image")
+    assert found["image"].shape == (4, 4, 3) and found["image"].max() == 2 and found["target"].min() == 1
