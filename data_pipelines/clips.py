@@ -54,13 +54,14 @@ class Limits:
 @dataclass(frozen=True)
 class Settings:
     """Of a run. multiclass: a selfie_multiclass TFLite file, for six classes by network instead of by colour and
-    place. hubert: folder of a checkpoint."""
+    place. hubert: folder of a checkpoint. motion_only: utterances without pictures, which take most of the time."""
 
     size: int = 512
     quality: int = 95
     face_area: float = 0.2
     multiclass: str | None = None
     hubert: str | None = None
+    motion_only: bool = False
     limits: Limits = field(default_factory=Limits)
 
 
@@ -129,19 +130,26 @@ class Preparer:
         if sound is not None:
             with self._timed("speech"):
                 motion = self._motion(sound, fitted)
-        with self._timed("background"):
-            background = self._background(source, reference, frames)
+        if self.settings.motion_only:
+            if motion is None:
+                raise Rejected("no sound", "; ".join(notes))
+            background = np.zeros((size, size, 3), np.uint8)
+        else:
+            with self._timed("background"):
+                background = self._background(source, reference, frames)
         x0, y0, side = photo.Crop(np.zeros((size, size, 3)), matrix, reference, np.zeros(0)).box
         known = {
             "name": source.name, "person": source.person, "split": source.split, **source.known,
             "file": {"bytes": source.video.stat().st_size, "size": [info.width, info.height], "fps": info.fps,
                      "rotation": info.rotation},
             **({"times": source.times, "box": source.box} if source.times else {}),
-            "crop": [round(v, 2) for v in (x0, y0, side)], "unseen": int((~found).sum()),
+            "crop": [round(v, 2) for v in (x0, y0, side)], "length": frames, "unseen": int((~found).sum()),
             "fit_error": round(miss, 6), "sharpness": round(track.sharpness, 2), "notes": notes,
         }  # fmt: skip
         shared = {"background": background, "identity": fitted.identity}
-        layers = self._frames(source, track.points, reference, matrix, fitted, background)
+        layers: Iterator[bytes] = iter(())
+        if not self.settings.motion_only:
+            layers = self._frames(source, track.points, reference, matrix, fitted, background)
         return Prepared(known, layers, pack(shared, self.fields["clips"], self.settings.quality), motion)
 
     # -------------------------------------------------------------------------------------------- finding
