@@ -29,6 +29,9 @@ from r3p.errors import InputError
 
 FPS = audio.FPS
 CUT_WIDTH = 256  # pixels, what the person's mask is made of too
+FIT = fit.Settings(expression_step=0.1)  # landmarks of several looks jump less than those of one
+# The irises' points in a mirrored face, centre and ring.
+IRIS_PARTNERS = (473, 476, 475, 474, 477, 468, 471, 470, 469, 472)
 PROBE_EVERY = 12  # frames; the search for more faces is slow
 
 
@@ -51,13 +54,14 @@ class Limits:
 @dataclass(frozen=True)
 class Settings:
     """Of a run. multiclass: a selfie_multiclass TFLite file, for six classes by network instead of by colour and
-    place. hubert: folder of a checkpoint."""
+    place. hubert: folder of a checkpoint. motion_only: utterances without pictures, which take most of the time."""
 
     size: int = 512
     quality: int = 95
     face_area: float = 0.2
     multiclass: str | None = None
     hubert: str | None = None
+    motion_only: bool = False
     limits: Limits = field(default_factory=Limits)
 
 
@@ -77,6 +81,7 @@ class Preparer:
         self.settings = settings
         self._finder = FaceFinder(multiclass=settings.multiclass, threads=1)
         self._model, self._head = face.load_face_model(), Head()
+        self._partner = np.concatenate([self._head.arrays["landmarks_mp_mirror"], IRIS_PARTNERS])
         self._hubert: tuple[Any, Any] | None = None
         if settings.hubert:
             from r3p import hubert_features
@@ -114,7 +119,7 @@ class Preparer:
         points = (track.points[..., :2] @ matrix[:, :2].T + matrix[:, 2]) / size
         with self._timed("fit"):
             try:
-                fitted = fit.fit_video(self._model, points)
+                fitted = fit.fit_video(self._model, points, FIT)
             except (InputError, np.linalg.LinAlgError) as error:
                 raise Rejected("no fit", str(error)) from None
         miss = float(np.nanmean(fitted.error))
@@ -125,19 +130,26 @@ class Preparer:
         if sound is not None:
             with self._timed("speech"):
                 motion = self._motion(sound, fitted)
-        with self._timed("background"):
-            background = self._background(source, reference, frames)
+        if self.settings.motion_only:
+            if motion is None:
+                raise Rejected("no sound", "; ".join(notes))
+            background = np.zeros((size, size, 3), np.uint8)
+        else:
+            with self._timed("background"):
+                background = self._background(source, reference, frames)
         x0, y0, side = photo.Crop(np.zeros((size, size, 3)), matrix, reference, np.zeros(0)).box
         known = {
             "name": source.name, "person": source.person, "split": source.split, **source.known,
             "file": {"bytes": source.video.stat().st_size, "size": [info.width, info.height], "fps": info.fps,
                      "rotation": info.rotation},
             **({"times": source.times, "box": source.box} if source.times else {}),
-            "crop": [round(v, 2) for v in (x0, y0, side)], "unseen": int((~found).sum()),
+            "crop": [round(v, 2) for v in (x0, y0, side)], "length": frames, "unseen": int((~found).sum()),
             "fit_error": round(miss, 6), "sharpness": round(track.sharpness, 2), "notes": notes,
         }  # fmt: skip
         shared = {"background": background, "identity": fitted.identity}
-        layers = self._frames(source, track.points, reference, matrix, fitted, background)
+        layers: Iterator[bytes] = iter(())
+        if not self.settings.motion_only:
+            layers = self._frames(source, track.points, reference, matrix, fitted, background)
         return Prepared(known, layers, pack(shared, self.fields["clips"], self.settings.quality), motion)
 
     # -------------------------------------------------------------------------------------------- finding
@@ -148,15 +160,19 @@ class Preparer:
         small: list[np.ndarray] = []
         probes: list[np.ndarray] = []
 
+        now: list[np.ndarray] = []
+
         def frames() -> Iterator[np.ndarray]:
             for t, rgb in enumerate(_pictures(source)):
                 small.append(cv2.resize(rgb, (24, 24), interpolation=cv2.INTER_AREA).astype(np.float32))
                 if t % PROBE_EVERY == 0:
                     probes.append(rgb)
+                now[:] = [rgb]
                 yield rgb
 
         several, sharpness = [], []
         for t, found in enumerate(finder.track(frames())):
+            found = None if found is None else finder.steadied(now[0], found, self._partner)
             seen.append(np.full((478, 3), np.nan, np.float32) if found is None else found.landmarks)
             while probes:
                 rgb = probes.pop()

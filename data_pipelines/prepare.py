@@ -28,7 +28,7 @@ from r3p.errors import InputError
 STAGED, REPORT = ".staged", "report.json"
 REASONS = (
     "unreadable", "too short", "no face", "several faces", "cut", "face too small", "too blurred", "out of step",
-    "no person", "no fit", "crashed", "too slow",
+    "no person", "no fit", "no sound", "crashed", "too slow",
 )  # fmt: skip
 
 
@@ -221,7 +221,7 @@ def prepare(
                 clip = read_staged(path)
                 closed = writer.add(clip.head["known"], clip.frames, clip.shared, clip.motion)
                 accepted += 1
-                report.frames += clip.head["frames"]
+                report.frames += clip.head["known"].get("length", clip.head["frames"])
                 report.seconds.update(clip.head["seconds"])
                 if clip.head["known"].get("notes"):
                     report.notes[open_[place].name] = clip.head["known"]["notes"]
@@ -256,6 +256,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--quality", type=int, default=95, help="of JPEG")
     p.add_argument("--multiclass", type=Path, help="a selfie_multiclass TFLite file: six classes by network")
     p.add_argument("--hubert", type=Path, help="folder of a HuBERT checkpoint, for its features")
+    p.add_argument("--motion-only", action="store_true", help="utterances without pictures: for speech alone")
     p.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of this machine (0: this one)")
     p.add_argument("--runner", default="processes", help="or direct, DataflowRunner, FlinkRunner ..: Apache Beam's")
     p.add_argument("beam", nargs="*", metavar="-- --OPTION", help="options of Beam's, as --project=P")
@@ -288,11 +289,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     settings = Settings(
         size=args.size, quality=args.quality, multiclass=str(args.multiclass) if args.multiclass else None,
-        hubert=str(args.hubert) if args.hubert else None,
+        hubert=str(args.hubert) if args.hubert else None, motion_only=args.motion_only,
     )  # fmt: skip
     width = Preparer(settings).width  # so that a missing model is told now, once
     of_set = {"size": args.size, "fps": 25, "quality": args.quality, "hubert": width}
     of_set["classes"] = args.multiclass.name if args.multiclass else "by colour and place"
+    of_set |= {"motion_only": True} if args.motion_only else {}
     out = args.out.expanduser()
     counts = prepare(sources, missing, out, of_set, make_stager, (settings,), drive=_drive(args), retry=args.retry)
     print(f"{out}: " + ", ".join(f"{n} {reason}" for reason, n in counts.items()) + f"; see {out / REPORT}")

@@ -294,6 +294,11 @@ class Clip:
     motion: int | None
     known: Mapping[str, Any]
 
+    @property
+    def length(self) -> int:
+        """In frames, whether the shards have them or not."""
+        return int(self.known.get("length", self.frames))
+
 
 class Shards:
     """Random access to a folder of shards; `split` None takes all clips. Threads and copies to workers are fine.

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import clips, prepare
+from data_pipelines.clip_pairs import ClipPairs
 from data_pipelines.prepare import Rejected
 from data_pipelines.shards import Shards
 from data_pipelines.shards_check import check, show
@@ -122,3 +123,14 @@ def test_a_clip_becomes_shards(portrait, tmp_path):
     assert show(out, count=1, height=32).shape == (32, 256, 3)
     milliseconds = prepare.Report(out).seconds
     assert set(milliseconds) == {"track", "fit", "speech", "background", "layers", "pack"}
+    # Without pictures the utterance is the same.
+    settings = clips.Settings(size=64, limits=clips.Limits(shortest=6), motion_only=True)
+    of_set = {"size": 64, "hubert": 0, "motion_only": True}
+    prepare.prepare(sources, missing, tmp_path / "motion", of_set, prepare.make_stager, (settings,), drive=drive)
+    alone = Shards(tmp_path / "motion")
+    assert list(check(tmp_path / "motion")) == [] and (alone.clips[0].frames, alone.clips[0].length) == (0, 6)
+    assert alone.record("motion", 0, 0) == data.record("motion", 0, 0)
+    assert set(prepare.Report(tmp_path / "motion").seconds) == {"track", "fit", "speech"}
+    for use in (lambda: show(tmp_path / "motion"), lambda: ClipPairs(tmp_path / "motion", 0, 0)):
+        with pytest.raises(InputError, match="without pictures"):
+            use()
