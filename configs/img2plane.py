@@ -10,7 +10,7 @@
 
 The original ran it on 8 GPUs with one example each and stopped by hand; `steps` follows its rates, which are at their
 floor from 225,000 steps on. `batch_size` is of all devices together and wants a multiple of two. Memory: one example a
-chip is planned to take 10 GiB of a TPU v5e's 15.75, of which the train state is 1.9 (`r3p plan`, README).
+chip is planned to take 10.2 GiB of a TPU v5e's 15.75, of which the train state is 1.9 (`r3p plan`, README).
 
 `smoke`: a tiny model and synthetic people on the same path, minutes on two cores:
 
