@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from r3p.errors import InputError
+from r3p.plan_report import took
 
 STAGES = ("img2plane", "motion2plane", "torso", "syncnet", "audio2motion")
 TOPOLOGIES = ("v5e-16", "v5e-256", "v5p-128", "v6e-64", "h100-8")
@@ -29,9 +30,9 @@ def row(made: dict[str, Any]) -> str:
     """A line of the table, of one plan; figures are of one chip and step."""
     seconds = made["seconds"]
     bound = max(seconds, key=seconds.get)
-    least = f"{seconds[bound] * 1e3:.3g} ms"
+    least = took(seconds[bound])
     if made.get("quick") and bound == "memory":  # the real program's traffic is less
-        least = f"{max(seconds['compute'], seconds['network']) * 1e3:.3g} to {least}"
+        least = f"{took(max(seconds['compute'], seconds['network']))} to {least}"
     sent = sum(kind["bytes"] for kind in made["collectives"].values())
     largest = "" if made["largest"] is None else f"{made['largest']}"
     if made["largest"] is not None and made["refused"] != made["largest"] + 1:

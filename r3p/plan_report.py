@@ -92,9 +92,9 @@ def report(plan: Plan) -> str:
     lines += [
         "of one chip and one step, times at the published peaks:",
         "  memory      " + ", ".join(f"{k} {gib(memory[k])}" for k in ("state", "batch", "temporary", "code")),
-        f"  arithmetic  {plan.flops / 1e12:.4g} TFLOP of products and convolutions: {_time(seconds['compute'])}",
-        f"  traffic     {plan.moved / 1e9:.4g} GB to and from memory: {_time(seconds['memory'])}",
-        f"  network     {_sent(plan) / 1e6:.4g} MB sent to other chips: {_time(seconds['network'])}",
+        f"  arithmetic  {plan.flops / 1e12:.4g} TFLOP of products and convolutions: {took(seconds['compute'])}",
+        f"  traffic     {plan.moved / 1e9:.4g} GB to and from memory: {took(seconds['memory'])}",
+        f"  network     {_sent(plan) / 1e6:.4g} MB sent to other chips: {took(seconds['network'])}",
     ]
     for kind, row in sorted(plan.collectives.items()):
         lines.append(f"    {kind}: {row['count']:.0f} times, {row['bytes'] / 1e6:.4g} MB")
@@ -117,11 +117,11 @@ def _best(plan: Plan) -> str:
     if plan.quick and plan.bound == "memory":
         least = plan.least
         return (
-            f"  at best     {_time(least)} a step, {examples / least:.4g} examples/s on all chips, if traffic allows; "
-            f"this quickly compiled program's would take {_time(slowest)}"
+            f"  at best     {took(least)} a step, {examples / least:.4g} examples/s on all chips, if traffic allows; "
+            f"this quickly compiled program's would take {took(slowest)}"
         )
     return (
-        f"  at best     {_time(slowest)} a step, bound by {_WAITS[plan.bound]}: {examples / slowest:.4g} examples/s "
+        f"  at best     {took(slowest)} a step, bound by {_WAITS[plan.bound]}: {examples / slowest:.4g} examples/s "
         f"on all chips, arithmetic busy {100 * seconds['compute'] / slowest:.0f} % of the time"
     )
 
@@ -130,8 +130,9 @@ def _examples(count: int) -> str:
     return f"{count} example{'s' * (count != 1)}"
 
 
-def _time(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g} ms"
+def took(seconds: float) -> str:
+    """Seconds for people."""
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
 
 def _sent(plan: Plan) -> float:
