@@ -2,7 +2,8 @@
 
 `full`: the paper's; 11.9 M parameters, HuBERT-large features, pitch, blinks and mouth amplitude, 250 utterances a step
 in buckets by length, the original's losses, optimiser and 400,000 steps. Its judge comes first, see configs/syncnet.py.
-FOLDER: see `data_pipelines/utterances.py`.
+FOLDER: see `data_pipelines/utterances.py`. Memory: 15 of the longest utterances a chip are planned to take 0.8 GiB of a
+TPU v5e's 15.75 (`r3p plan`, README); a batch of 250 wants a number of chips that divides it, or another `batch_size`.
 
     python -m r3p.train --config configs/audio2motion.py:full --workdir ~/r3p_runs/a2m_full \
         --set data.folder=FOLDER --set syncnet=~/r3p_runs/syncnet.npz

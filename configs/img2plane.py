@@ -9,7 +9,8 @@
         --set data.eg3d=eg3d --set discriminator=eg3d_d --set perceptual.vgg19=vgg19 --set perceptual.vggface=vggface
 
 The original ran it on 8 GPUs with one example each and stopped by hand; `steps` follows its rates, which are at their
-floor from 225,000 steps on. `batch_size` is of all devices together and wants a multiple of two.
+floor from 225,000 steps on. `batch_size` is of all devices together and wants a multiple of two. Memory: one example a
+chip is planned to take 10 GiB of a TPU v5e's 15.75, of which the train state is 1.9 (`r3p plan`, README).
 
 `smoke`: a tiny model and synthetic people on the same path, minutes on two cores:
 

@@ -7,7 +7,8 @@
         --set perceptual.vgg19=vgg19 --set perceptual.vggface=vggface
 
 The original ran it on 8 GPUs with one example each: 250,000 steps, of which the last 50,000 against the discriminator.
-`batch_size` is of all devices together and wants a multiple of two.
+`batch_size` is of all devices together and wants a multiple of two. Memory: one example a chip is planned to take at
+most 13.8 GiB of a TPU v5e's 15.75, of which the train state is 1.9 (`r3p plan`, README).
 
 `smoke`: a tiny model and synthetic people on the same path, minutes on two cores:
 

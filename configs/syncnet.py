@@ -5,7 +5,8 @@
 
 `full`: the network and the optimiser of the original, HuBERT-large features and the BFM's coefficients, 8,192 pairs a
 step; 10.7 M parameters. The original takes all of a step's pairs from one utterance, whose "other person" is then the
-same one; here they come from 256 windows of shuffled utterances. FOLDER: see `data_pipelines/utterances.py`.
+same one; here they come from 256 windows of shuffled utterances. FOLDER: see `data_pipelines/utterances.py`. Memory: 16
+windows a chip are planned to take 0.4 GiB of a TPU v5e's 15.75 (`r3p plan`, README).
 
 `smoke`, minutes on two processors: the same with fewer channels, on synthetic people and mel bands in place of HuBERT.
 

@@ -7,7 +7,8 @@
         --set perceptual.vggface=vggface
 
 The original ran it on 8 GPUs with one example each: 100,000 steps, the discriminator learns from 30,000 on and is to be
-fooled from 40,000 on. `batch_size` is of all devices together and wants a multiple of two.
+fooled from 40,000 on. `batch_size` is of all devices together and wants a multiple of two. Memory: one example a chip
+is planned to take 12.5 GiB of a TPU v5e's 15.75, of which the train state is 2.0 (`r3p plan`, README).
 
 `smoke`: a tiny model and synthetic people on the same path, minutes on two cores:
 

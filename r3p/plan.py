@@ -38,6 +38,7 @@ QUIETLY = {
     "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3",
     "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0", "TPU_ACCELERATOR_TYPE": "v5litepod-16",
 }  # fmt: skip
+QUICK = {"exec_time_optimization_effort": -1.0}
 
 
 class DoesNotFitError(Exception):
@@ -148,8 +149,12 @@ def _remedies(stage: Stage, config: ConfigDict) -> str:
     return ", or ".join(out)
 
 
-def plan_step(config: ConfigDict, topology: chips.Topology, found: list[Any], per_chip: int, name: str = "") -> Plan:
+def plan_step(
+    config: ConfigDict, topology: chips.Topology, found: list[Any], per_chip: int, name: str = "", quick: bool = False
+) -> Plan:
     """Compiles one step with `per_chip` examples a chip.
+
+    quick: with the compiler's least effort, which takes a tenth of the time and gives a worse program.
 
     Raises:
       InputError: for a config that does not fit the mesh.
@@ -165,13 +170,13 @@ def plan_step(config: ConfigDict, topology: chips.Topology, found: list[Any], pe
     shardings = sharding.shard_state(shapes, mesh, config.sharding_rules, config.fsdp_least)
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
     batch = _batch(stage, config, mesh)
-    print(f"  compiling for {per_chip} examples a chip ...", file=sys.stderr, flush=True)
+    print(f"  compiling, {per_chip} a chip ...", file=sys.stderr, flush=True)
     started = time.monotonic()
     with sharding.using(mesh):
         traced, _ = trace_step(stage, config, shardings, mesh, state, batch)
         work = flops.count(traced.jaxpr) / len(found)
         try:
-            compiled = traced.lower().compile()
+            compiled = traced.lower().compile(compiler_options=QUICK if quick else None)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -214,6 +219,7 @@ def plan_step(config: ConfigDict, topology: chips.Topology, found: list[Any], pe
         dearest=dearest(traffic),
         seconds=seconds,
         compiling=lasted,
+        quick=quick,
     )
 
 
@@ -260,7 +266,13 @@ def dearest(traffic: hlo.Traffic, count: int = 8) -> list[dict[str, Any]]:
 
 # ------------------------------------------------------------------------------------------------ search
 def plan(
-    config: ConfigDict, topology: chips.Topology, *, per_chip: int | None = None, tries: int = 4, name: str = ""
+    config: ConfigDict,
+    topology: chips.Topology,
+    *,
+    per_chip: int | None = None,
+    tries: int = 4,
+    name: str = "",
+    quick: bool = False,
 ) -> Plan:
     """The plan of a config on a topology, and the largest batch a chip that fits.
 
@@ -270,6 +282,7 @@ def plan(
       per_chip: examples of a chip, instead of the config's.
       tries: compilations that may be spent on looking for the largest batch.
       name: of the config.
+      quick: see `plan_step`.
 
     Raises:
       InputError: when the compiler is not installed, the config does not fit the mesh, or one example has no room.
@@ -281,7 +294,7 @@ def plan(
         first = per_chip or max(config.batch_size // len(found), 1)
         while True:
             try:
-                start = plan_step(config, topology, found, first, name)
+                start = plan_step(config, topology, found, first, name, quick)
                 break
             except DoesNotFitError as error:
                 for line in error.arrays:
@@ -313,7 +326,7 @@ def _search(start: Plan, config: ConfigDict, topology: chips.Topology, found: li
             break
         guess = min(max(guess, low), high)
         try:
-            tried = plan_step(config, topology, found, guess)
+            tried = plan_step(config, topology, found, guess, quick=start.quick)
             wanted, fits = tried.memory["total"], tried.fits
         except DoesNotFitError as error:
             wanted, fits = error.wanted or 1.1 * start.capacity, False
@@ -336,6 +349,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--topology", required=True, help=f"NAME-N, of {', '.join(chips.CHIPS)}: v5e-16, v5p-128")
     parser.add_argument("--batch", type=int, metavar="N", help="examples a chip; default: the config's batch, shared")
     parser.add_argument("--tries", type=int, default=4, metavar="N", help="compilations to find the largest batch")
+    parser.add_argument(
+        "--quick", action="store_true", help="a tenth of the time; memory and traffic are then too high"
+    )
     parser.add_argument("--json", metavar="FILE", help="everything as JSON, too")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a config field")
     args = parser.parse_args(argv)
@@ -344,7 +360,7 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError(f"--batch is {args.batch}: expected 1 or more")
         topology, config = chips.topology(args.topology), load_config(args.config, args.set)
         jax.config.update("jax_platforms", "cpu")  # chips that this machine has are not touched
-        made = plan(config, topology, per_chip=args.batch, tries=args.tries, name=args.config)
+        made = plan(config, topology, per_chip=args.batch, tries=args.tries, name=args.config, quick=args.quick)
     except InputError as error:
         print(f"r3p plan: {error}", file=sys.stderr)
         return REFUSED

@@ -215,7 +215,7 @@ def test_what_may_help_is_what_the_stage_has():
 def test_the_search_ends_between_what_fits_and_what_does_not(monkeypatch):
     tried = []
 
-    def step(config, topology, found, per_chip, name=""):
+    def step(config, topology, found, per_chip, name="", quick=False):
         tried.append(per_chip)
         wanted = 1000.0 + 90 * per_chip + per_chip**1.2
         if wanted > 3000:
