@@ -43,7 +43,7 @@ def make_up(folder: Path, size: int, clips: int = 4, frames: int = 25) -> None:
 
 
 def read(job: tuple[str, int, float, int]) -> tuple[int, float]:
-    """(pairs, seconds of processor) of random pairs that one process reads for so many seconds."""
+    """(pairs, seconds of processor) of random pairs that one process reads for so many seconds of its processor."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -51,8 +51,8 @@ def read(job: tuple[str, int, float, int]) -> tuple[int, float]:
     pairs = ClipPairs(folder, seed, pncc_size)
     rng = np.random.default_rng(seed)
     _ = pairs[0]
-    count, began, spent = 0, time.perf_counter(), time.process_time()
-    while time.perf_counter() - began < seconds:
+    count, spent = 0, time.process_time()
+    while time.process_time() - spent < seconds:
         _ = pairs[int(rng.integers(len(pairs)))]
         count += 1
     return count, time.process_time() - spent
@@ -62,7 +62,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards", nargs="?", type=Path)
     parser.add_argument("--made", type=int, metavar="SIZE", help="make up shards of this size in a temporary folder")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of processor time of each process")
     parser.add_argument("--processes", type=int, nargs="*", default=[1, 2])
     args = parser.parse_args()
     if (args.shards is None) == (args.made is None):
@@ -82,16 +82,18 @@ def main() -> int:
                         done = list(pool.map(read, jobs))
                 pairs, spent = sum(n for n, _ in done), sum(s for _, s in done)
                 maps = f", PNCC of {pncc}" if pncc else ""
+                each = pairs / spent
                 print(
-                    f"{processes} processes{maps}: {pairs / args.seconds:.0f} pairs/s by the clock, "
-                    f"{pairs / spent:.0f} a second of one core's time ({time.perf_counter() - began:.0f} s)"
+                    f"{processes} processes{maps}: {each:.0f} pairs a second of a core, {processes * each:.0f} of all "
+                    f"({pairs / (time.perf_counter() - began):.0f} by the clock, with whatever else the machine did)"
                 )
         if (folder / REPORT).exists():
             report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
             steps = report["milliseconds_per_frame"]
             print("prepare, ms of processor a frame: " + ", ".join(f"{k} {v:.1f}" for k, v in steps.items()))
             for name, frames in CORPORA.items():
-                print(f"{name}: {frames * sum(steps.values()) / 3.6e6:,.0f} core-hours, {frames:,} frames")
+                hours = frames * sum(steps.values()) / 3.6e6
+                print(f"{name}: {hours:,.0f} core-hours, {hours / 16:,.0f} hours of 16 cores, {frames:,} frames")
     return 0
 
 

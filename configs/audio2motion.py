@@ -2,7 +2,8 @@
 
 `full`: the paper's; 11.9 M parameters, HuBERT-large features, pitch, blinks and mouth amplitude, 250 utterances a step
 in buckets by length, the original's losses, optimiser and 400,000 steps. Its judge comes first, see configs/syncnet.py.
-FOLDER: see `data_pipelines/utterances.py`.
+FOLDER: see `data_pipelines/utterances.py`. Memory: 15 of the longest utterances a chip are planned to take 0.8 GiB of a
+TPU v5e's 15.75 (`r3p plan`, README); a batch of 250 wants a number of chips that divides it, or another `batch_size`.
 
     python -m r3p.train --config configs/audio2motion.py:full --workdir ~/r3p_runs/a2m_full \
         --set data.folder=FOLDER --set syncnet=~/r3p_runs/syncnet.npz
@@ -80,9 +81,10 @@ def get_config(mode: str = "small") -> ConfigDict:
     config.average_decay = 0.99
     config.log_every = 25
     config.checkpoint_every = 100
+    config.held_out_batches = 10  # of an evaluation
     if mode == "small_smoke":
         config.steps, config.warmup_steps, config.batch_size = 4, 2, 4
-        config.log_every, config.checkpoint_every = 2, 4
+        config.log_every, config.checkpoint_every, config.held_out_batches = 2, 4, 2
     elif mode != "small":
         raise ValueError(f"mode {mode!r}: choose full, smoke, small or small_smoke")
     return config
@@ -116,5 +118,5 @@ def _paper(smoke: bool) -> ConfigDict:
         config.learning_rate, config.warmup_steps, config.decade = 3e-3, 20, 1000
         config.batch_size = 8
         config.steps, config.average_decay, config.held_out_batches = 300, 0.98, 3
-        config.log_every, config.checkpoint_every = 25, 100
+        config.log_every, config.checkpoint_every, config.evaluate_every = 25, 100, 100
     return config

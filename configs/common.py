@@ -36,7 +36,7 @@ def base(stage: str) -> ConfigDict:
             checkpoint_every=200,
             checkpoints_kept=2,
             checkpoints_kept_every=0,  # steps between checkpoints that stay for good; 0 = none do
-            preview_every=200,
-            evaluate_every=1000,
+            preview_every=200,  # 0 = no pictures
+            evaluate_every=1000,  # of stages that hold examples out; before the first step and after the last, too
         )
     )

@@ -9,7 +9,8 @@
         --set data.eg3d=eg3d --set discriminator=eg3d_d --set perceptual.vgg19=vgg19 --set perceptual.vggface=vggface
 
 The original ran it on 8 GPUs with one example each and stopped by hand; `steps` follows its rates, which are at their
-floor from 225,000 steps on. `batch_size` is of all devices together and wants a multiple of two.
+floor from 225,000 steps on. `batch_size` is of all devices together and wants a multiple of two. Memory: one example a
+chip is planned to take 10 GiB of a TPU v5e's 15.75, of which the train state is 1.9 (`r3p plan`, README).
 
 `smoke`: a tiny model and synthetic people on the same path, minutes on two cores:
 
@@ -91,6 +92,7 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.average_decay = 0.999
     config.batch_size, config.steps = 8, 300_000
     config.log_every, config.checkpoint_every, config.preview_every = 50, 2_000, 2_000
+    config.evaluate_every, config.held_out_batches = 2_000, 10
     if mode == "smoke":
         config.model = tiny_model()
         config.data.teacher = "people"
@@ -104,6 +106,7 @@ def get_config(mode: str = "full") -> ConfigDict:
         config.average_decay = 0.9
         config.batch_size, config.steps = 2, 200
         config.log_every, config.checkpoint_every, config.preview_every = 20, 100, 100
+        config.evaluate_every, config.held_out_batches = 50, 4
     elif mode != "full":
         raise ValueError(f"mode {mode!r}: choose full or smoke")
     return config

@@ -5,7 +5,8 @@
 
 `full`: the network and the optimiser of the original, HuBERT-large features and the BFM's coefficients, 8,192 pairs a
 step; 10.7 M parameters. The original takes all of a step's pairs from one utterance, whose "other person" is then the
-same one; here they come from 256 windows of shuffled utterances. FOLDER: see `data_pipelines/utterances.py`.
+same one; here they come from 256 windows of shuffled utterances. FOLDER: see `data_pipelines/utterances.py`. Memory: 16
+windows a chip are planned to take 0.4 GiB of a TPU v5e's 15.75 (`r3p plan`, README).
 
 `smoke`, minutes on two processors: the same with fewer channels, on synthetic people and mel bands in place of HuBERT.
 
@@ -37,7 +38,7 @@ def get_config(mode: str = "full") -> ConfigDict:
         config.data = dict(folder="utterances", features=80, bfm="", window=60, pairs=16)
         config.batch_size = 16
         config.steps, config.average_decay, config.held_out_batches = 300, 0.98, 3
-        config.log_every, config.checkpoint_every = 25, 100
+        config.log_every, config.checkpoint_every, config.evaluate_every = 25, 100, 100
     elif mode != "full":
         raise ValueError(f"mode {mode!r}: choose full or smoke")
     return config

@@ -7,7 +7,8 @@
         --set perceptual.vggface=vggface
 
 The original ran it on 8 GPUs with one example each: 100,000 steps, the discriminator learns from 30,000 on and is to be
-fooled from 40,000 on. `batch_size` is of all devices together and wants a multiple of two.
+fooled from 40,000 on. `batch_size` is of all devices together and wants a multiple of two. Memory: one example a chip
+is planned to take 12.5 GiB of a TPU v5e's 15.75, of which the train state is 2.0 (`r3p plan`, README).
 
 `smoke`: a tiny model and synthetic people on the same path, minutes on two cores:
 
@@ -73,6 +74,7 @@ def get_config(mode: str = "full") -> ConfigDict:
     config.average_decay = 0.999
     config.batch_size, config.steps = 8, 100_000
     config.log_every, config.checkpoint_every, config.preview_every = 50, 2_000, 2_000
+    config.evaluate_every, config.held_out_batches = 2_000, 10
     if mode == "smoke":
         config.model = dict(**{**tiny_model(), "superres_fields": tiny_superres()}, adapter_fields=tiny_adapter())
         config.data.update(source="people", pncc_size=64)
@@ -86,6 +88,7 @@ def get_config(mode: str = "full") -> ConfigDict:
         config.average_decay = 0.9
         config.batch_size, config.steps = 2, 200
         config.log_every, config.checkpoint_every, config.preview_every = 20, 100, 100
+        config.evaluate_every, config.held_out_batches = 50, 4
     elif mode != "full":
         raise ValueError(f"mode {mode!r}: choose full or smoke")
     return config

@@ -36,6 +36,9 @@ class ClipPairs:
 
     def __init__(self, folder: str | Path, seed: int, pncc_size: int, split: str = "train"):
         self.shards, self.seed, self.pncc_size = Shards(folder, split), seed, pncc_size
+        self.shards.clips = [c for c in self.shards.clips if c.frames]
+        if not self.shards.clips:
+            raise InputError(f"{folder} holds utterances without pictures: run r3p prepare without --motion-only")
         self.ends = np.cumsum([c.frames for c in self.shards.clips])
 
     @cached_property  # not in __init__: workers get a copy of this object before they use it
@@ -107,11 +110,11 @@ class ClipUtterances:
     def __init__(self, folder: str | Path, held_out: bool = False):
         split = "validation" if held_out else "train"
         self._shards = Shards(folder, split)
-        self._clips = [c for c in self._shards.clips if c.motion is not None and c.frames >= SHORTEST]
+        self._clips = [c for c in self._shards.clips if c.motion is not None and c.length >= SHORTEST]
         if not self._clips:
             raise InputError(f"{folder} has no clips with sound of the split {split}: prepare more clips")
         self.names = [c.name for c in self._clips]
-        self.frames = np.array([c.frames for c in self._clips])
+        self.frames = np.array([c.length for c in self._clips])
         self.person = np.unique([c.known["person"] for c in self._clips], return_inverse=True)[1]
 
     def __len__(self) -> int:

@@ -28,6 +28,10 @@ from r3p.detect import FaceFinder
 from r3p.errors import InputError
 
 FPS = audio.FPS
+CUT_WIDTH = 256  # pixels, what the person's mask is made of too
+FIT = fit.Settings(expression_step=0.1)  # landmarks of several looks jump less than those of one
+# The irises' points in a mirrored face, centre and ring.
+IRIS_PARTNERS = (473, 476, 475, 474, 477, 468, 471, 470, 469, 472)
 PROBE_EVERY = 12  # frames; the search for more faces is slow
 
 
@@ -50,13 +54,14 @@ class Limits:
 @dataclass(frozen=True)
 class Settings:
     """Of a run. multiclass: a selfie_multiclass TFLite file, for six classes by network instead of by colour and
-    place. hubert: folder of a checkpoint."""
+    place. hubert: folder of a checkpoint. motion_only: utterances without pictures, which take most of the time."""
 
     size: int = 512
     quality: int = 95
     face_area: float = 0.2
     multiclass: str | None = None
     hubert: str | None = None
+    motion_only: bool = False
     limits: Limits = field(default_factory=Limits)
 
 
@@ -76,6 +81,7 @@ class Preparer:
         self.settings = settings
         self._finder = FaceFinder(multiclass=settings.multiclass, threads=1)
         self._model, self._head = face.load_face_model(), Head()
+        self._partner = np.concatenate([self._head.arrays["landmarks_mp_mirror"], IRIS_PARTNERS])
         self._hubert: tuple[Any, Any] | None = None
         if settings.hubert:
             from r3p import hubert_features
@@ -108,12 +114,12 @@ class Preparer:
                 raise Rejected("unreadable", str(error).replace(str(source.video), source.video.name)) from None
         frames, found = len(track.points), np.isfinite(track.points).all((1, 2))
         reference = np.median(track.points[found], 0)
-        first = next(iter(video.read_frames(source.video, FPS, 1)))
+        first = next(_pictures(source, 1))
         matrix = photo.crop_portrait(first, reference, size, self.settings.face_area).matrix
         points = (track.points[..., :2] @ matrix[:, :2].T + matrix[:, 2]) / size
         with self._timed("fit"):
             try:
-                fitted = fit.fit_video(self._model, points)
+                fitted = fit.fit_video(self._model, points, FIT)
             except (InputError, np.linalg.LinAlgError) as error:
                 raise Rejected("no fit", str(error)) from None
         miss = float(np.nanmean(fitted.error))
@@ -124,18 +130,26 @@ class Preparer:
         if sound is not None:
             with self._timed("speech"):
                 motion = self._motion(sound, fitted)
-        with self._timed("background"):
-            background = self._background(source, reference, frames)
+        if self.settings.motion_only:
+            if motion is None:
+                raise Rejected("no sound", "; ".join(notes))
+            background = np.zeros((size, size, 3), np.uint8)
+        else:
+            with self._timed("background"):
+                background = self._background(source, reference, frames)
         x0, y0, side = photo.Crop(np.zeros((size, size, 3)), matrix, reference, np.zeros(0)).box
         known = {
             "name": source.name, "person": source.person, "split": source.split, **source.known,
             "file": {"bytes": source.video.stat().st_size, "size": [info.width, info.height], "fps": info.fps,
                      "rotation": info.rotation},
-            "crop": [round(v, 2) for v in (x0, y0, side)], "unseen": int((~found).sum()),
+            **({"times": source.times, "box": source.box} if source.times else {}),
+            "crop": [round(v, 2) for v in (x0, y0, side)], "length": frames, "unseen": int((~found).sum()),
             "fit_error": round(miss, 6), "sharpness": round(track.sharpness, 2), "notes": notes,
         }  # fmt: skip
         shared = {"background": background, "identity": fitted.identity}
-        layers = self._frames(source, track.points, reference, matrix, fitted, background)
+        layers: Iterator[bytes] = iter(())
+        if not self.settings.motion_only:
+            layers = self._frames(source, track.points, reference, matrix, fitted, background)
         return Prepared(known, layers, pack(shared, self.fields["clips"], self.settings.quality), motion)
 
     # -------------------------------------------------------------------------------------------- finding
@@ -146,15 +160,19 @@ class Preparer:
         small: list[np.ndarray] = []
         probes: list[np.ndarray] = []
 
+        now: list[np.ndarray] = []
+
         def frames() -> Iterator[np.ndarray]:
-            for t, rgb in enumerate(video.read_frames(source.video, FPS)):
+            for t, rgb in enumerate(_pictures(source)):
                 small.append(cv2.resize(rgb, (24, 24), interpolation=cv2.INTER_AREA).astype(np.float32))
                 if t % PROBE_EVERY == 0:
                     probes.append(rgb)
+                now[:] = [rgb]
                 yield rgb
 
         several, sharpness = [], []
         for t, found in enumerate(finder.track(frames())):
+            found = None if found is None else finder.steadied(now[0], found, self._partner)
             seen.append(np.full((478, 3), np.nan, np.float32) if found is None else found.landmarks)
             while probes:
                 rgb = probes.pop()
@@ -184,7 +202,7 @@ class Preparer:
 
     # -------------------------------------------------------------------------------------------- layers
     def _crops(self, source: Source, reference: np.ndarray) -> Iterator[np.ndarray]:
-        for rgb in video.read_frames(source.video, FPS):
+        for rgb in _pictures(source):
             yield photo.crop_portrait(rgb, reference, self.settings.size, self.settings.face_area).image
 
     def _background(self, source: Source, reference: np.ndarray, frames: int) -> np.ndarray:
@@ -225,8 +243,9 @@ class Preparer:
                 segmap = finder.segment(crop).argmax(-1).astype(np.uint8) if finder.has_classes else None
                 try:
                     layers = matting.split_layers(
-                        crop, finder.person_mask(crop), bridged[t], segmap=segmap, background=background
-                    )
+                        crop, finder.person_mask(crop), bridged[t], segmap=segmap, background=background,
+                        own=background, cut_width=CUT_WIDTH,
+                    )  # fmt: skip
                 except InputError as error:
                     raise Rejected("no person", f"frame {t}: {error}") from None
             euler, trans = fitted.euler[t], fitted.trans[t]
@@ -255,13 +274,17 @@ class Preparer:
         assert path is not None
         if own and not video.probe(path).has_audio:
             return None, ["no sound"]
+        heard, seen = _starts(path) if own else (0.0, 0.0)
+        shift = heard - seen
+        part: tuple[float | None, float] = (None, float("inf"))
+        if source.times is not None:
+            part, shift = (seen + source.times[0], frames / FPS), 0.0
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                wave = audio.load(path)
+                wave = audio.load(path, *part)
         except InputError as error:
             return None, [f"no sound: {str(error).replace(str(path), path.name)}"]
-        shift = _start_of_sound(path) if own else 0.0
         ends = shift + len(wave) / audio.RATE - frames / FPS
         if abs(shift) > limits.away or abs(ends) > limits.away:
             raise Rejected("out of step", f"the sound begins {shift:+.2f} s and ends {ends:+.2f} s from the pictures")
@@ -284,6 +307,21 @@ class Preparer:
 
             values["hubert"] = hubert_features.features(*self._hubert, sound)
         return pack(values, self.fields["motion"])
+
+
+def _pictures(source: Source, most: int | None = None) -> Iterator[np.ndarray]:
+    """The clip's frames at 25 Hz: its part of the video's time and area."""
+    begin = 0.0
+    if source.times is not None:
+        begin, end = source.times
+        count = max(1, round((end - begin) * FPS))
+        most = count if most is None else min(count, most)
+    for rgb in video.read_frames(source.video, FPS, most, begin=begin):
+        if source.box is not None:
+            h, w = rgb.shape[:2]
+            x0, y0, x1, y1 = np.round(np.multiply(source.box, [w, h, w, h])).astype(int)
+            rgb = np.ascontiguousarray(rgb[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)])
+        yield rgb
 
 
 def _u8(mask: np.ndarray) -> np.ndarray:
@@ -319,11 +357,11 @@ def _bridged(points: np.ndarray) -> np.ndarray:
     return points[found][low] * (1 - part) + points[found][high] * part
 
 
-def _start_of_sound(path: Path) -> float:
-    """Seconds from the first picture to the first sound of a file."""
+def _starts(path: Path) -> tuple[float, float]:
+    """Seconds on a file's clock of its first sound and its first picture."""
     with av.open(str(path)) as container:
-        starts = [
+        heard, seen = (
             float(s.start_time * s.time_base) if s.start_time is not None and s.time_base is not None else 0.0
             for s in (container.streams.audio[0], container.streams.video[0])
-        ]
-    return starts[0] - starts[1]
+        )
+    return heard, seen

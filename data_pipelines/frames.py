@@ -37,6 +37,7 @@ from data_pipelines.head import Head, draw_pncc
 from data_pipelines.people_shards import PeopleShards
 from data_pipelines.puppets import Puppets
 from data_pipelines.shards import is_shards
+from data_pipelines.utterances import run_of
 from r3p.errors import InputError
 
 KEYS = (
@@ -51,6 +52,7 @@ BLINKED = ("pncc_blink", "blinked_source")
 SOURCE_SHARE = 0.25  # of the perturbed and of the blinking frames
 NOISE = 0.01  # on identity and expression, in their units
 PACE = (4.0, 12.0)  # frames from one key expression to the next: mouth shapes of speech last 3 to 12
+HELD_OUT_PEOPLE = 16  # of shards of synthetic people one in so many is held out
 
 
 def like(keys: Sequence[str], size: int, pncc_size: int) -> dict[str, np.ndarray]:
@@ -125,10 +127,13 @@ class DrawnPuppets:
         return f"DrawnPuppets({self._puppets.seed}, {self._puppets.size}, {self.per_person})"
 
 
-def examples(kind: str, *, folder: str, seed: int, size: int, pncc_size: int) -> Examples:
+def examples(
+    kind: str, *, folder: str, seed: int, size: int, pncc_size: int, held_out: bool = False
+) -> Examples:  # fmt: skip
     """`people` and `puppets` drawn on the fly, or `shards` of a folder. Raises InputError for another.
 
-    Shards are those of clips that `r3p prepare` wrote, or of synthetic people (`data_pipelines.people_shards`).
+    Shards are those of clips that `r3p prepare` wrote, or of synthetic people (`data_pipelines.people_shards`). Of
+    clips it is the split `validation` that is held out; for all others, `part` knows.
     """
     if kind == "people":
         return DrawnPeople(seed, size, pncc_size)
@@ -137,7 +142,7 @@ def examples(kind: str, *, folder: str, seed: int, size: int, pncc_size: int) ->
     if kind != "shards":
         raise InputError(f"data.source is {kind!r}: choose people, puppets or shards")
     if is_shards(folder):
-        pairs = ClipPairs(folder, seed, pncc_size)
+        pairs = ClipPairs(folder, seed, pncc_size, "validation" if held_out else "train")
         if pairs.size != size:
             raise InputError(
                 f"{folder} holds images of {pairs.size} pixels, the config wants {size}: set data.size, or run r3p "
@@ -152,6 +157,45 @@ def examples(kind: str, *, folder: str, seed: int, size: int, pncc_size: int) ->
             f"{pncc_size}: set data.size and data.pncc_size, or write other shards"
         )
     return shards
+
+
+class Chosen:
+    """Those of the examples that have these numbers."""
+
+    def __init__(self, source: Examples, numbers: Sequence[int] | np.ndarray) -> None:
+        self.source, self.numbers = source, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return self.source[int(self.numbers[index])]
+
+    def __repr__(self) -> str:  # grain keys its checkpoints by it
+        return f"Chosen({self.source!r}, {len(self)} from {self.numbers[0]} on)"
+
+
+def part(rows: Examples, source: Examples, held_out: bool) -> Examples:
+    """The half of `rows`, one for each example of `source`, that is trained on, or that which is held out.
+
+    Nobody is in both: the first half of those who are drawn on the fly, which no training ever gets through; every
+    `HELD_OUT_PEOPLE`-th person of shards. Clips come in splits already.
+
+    Raises:
+      InputError: shards of too few people.
+    """
+    count = len(rows)
+    if isinstance(source, PeopleShards):
+        who = np.arange(count) // source.header["per_person"]
+        numbers = np.flatnonzero((who % HELD_OUT_PEOPLE == HELD_OUT_PEOPLE - 1) == held_out)
+        if not len(numbers):
+            raise InputError(
+                f"{source.folder} holds {len(set(who))} people, one in {HELD_OUT_PEOPLE} of whom is held out: add more"
+            )
+        return Chosen(rows, numbers)
+    if isinstance(source, ClipPairs):
+        return rows
+    return Chosen(rows, range(count // 2, count) if held_out else range(count // 2))
 
 
 # ------------------------------------------------------------------------------------------------ motion
@@ -254,22 +298,24 @@ class Frames:
 
 
 def batches(
-    frames: Examples, batch_size: int, seed: int, first_step: int, process: tuple[int, int] = (0, 1)
+    frames: Examples,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    process: tuple[int, int] = (0, 1),
+    steps: int | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Endless batches of one process from `first_step` on; a pure function of the step.
+    """Batches of one process from `first_step` on, endless or so many; a pure function of the step.
 
-    What has an end is shuffled in every epoch, then sliced by process, whose (index, count) is `process`.
+    What has an end is shuffled in every epoch. A process, whose (index, count) is `process`, gives its own run of rows.
     """
-    index, processes = process
-    size = len(frames)
+    size, places = len(frames), run_of(batch_size, process)
     order = grain.MapDataset.range(size).seed(seed)
     if size < 2**31:
         order = order.shuffle().repeat()
-    local = batch_size // processes
-    order = order[index::processes]
 
     def draw(step: int) -> dict[str, np.ndarray]:
-        rows = [frames[int(order[step * local + row])] for row in range(local)]
+        rows = [frames[int(order[step * batch_size + row])] for row in places]
         return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
-    yield from draw_ahead(draw, count_from(first_step))
+    yield from draw_ahead(draw, count_from(first_step) if steps is None else range(first_step, first_step + steps))

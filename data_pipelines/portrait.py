@@ -38,8 +38,8 @@ def batches(
     chosen = data.map(
         lambda place: {k: v for k, v in source[place].items() if k in keys} | {"example": np.int32(place)}
     )
-    loaded = chosen.batch(batch_size // processes)[index::processes]
+    loaded = chosen.batch(batch_size // processes)
     step = first_step
     while True:
-        yield loaded[step]
+        yield loaded[step * processes + index]
         step += 1

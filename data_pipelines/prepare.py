@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from array_record.python import array_record_module
 from tqdm import tqdm
@@ -28,7 +28,7 @@ from r3p.errors import InputError
 STAGED, REPORT = ".staged", "report.json"
 REASONS = (
     "unreadable", "too short", "no face", "several faces", "cut", "face too small", "too blurred", "out of step",
-    "no person", "no fit", "crashed", "too slow",
+    "no person", "no fit", "no sound", "crashed", "too slow",
 )  # fmt: skip
 
 
@@ -126,6 +126,34 @@ def read_staged(path: Path) -> Staged:
     return Staged(head, reader.read([0])[0], reader.read([1])[0] if head["motion"] else None, frames)
 
 
+def is_staged(staged: Path, name: str) -> bool:
+    """Whether a clip's work is done: it was staged or rejected."""
+    path = staged_path(staged, name)
+    return path.exists() or path.with_suffix(".json").exists()
+
+
+class Drive(Protocol):
+    """Sees to it that every clip is staged or rejected, wherever; yields after each."""
+
+    def __call__(
+        self, sources: Sequence[Source], staged: Path, make: Callable[..., Any], settings: tuple[Any, ...]
+    ) -> Iterator[None]: ...
+
+
+def by_processes(processes: int, limit_s: float = 3600.0) -> Drive:
+    """So many processes of this machine; 0: this one, whose death is the run's."""
+
+    def drive(
+        sources: Sequence[Source], staged: Path, make: Callable[..., Any], settings: tuple[Any, ...]
+    ) -> Iterator[None]:
+        for source, died in workers.run(sources, processes, make, (staged, *settings), limit_s):
+            if died is not None:
+                reject(staged, source.name, *died.split(": ", 1))
+            yield
+
+    return drive
+
+
 # ------------------------------------------------------------------------------------------------ the whole run
 class Report:
     """OUT/report.json: {"counts", "rejected": {clip: {reason, text}}, "missing", "seconds" of processor a step,
@@ -153,13 +181,13 @@ class Report:
 
 def prepare(
     sources: Sequence[Source], missing: Sequence[str], folder: Path, shard_settings: dict[str, Any],
-    make: Callable[..., Callable[[Source], None]], settings: tuple[Any, ...], *, processes: int,
-    group_bytes: int = GROUP_BYTES, limit_s: float = 3600.0, retry: bool = False,
+    make: Callable[..., Callable[[Source], None]], settings: tuple[Any, ...], *, drive: Drive,
+    group_bytes: int = GROUP_BYTES, retry: bool = False,
 ) -> dict[str, int]:  # fmt: skip
     """Prepares the clips that `folder` does not know yet and appends them to its shards. Returns the report's counts.
 
-    make, settings: `make(staged folder, *settings)` gives what stages a clip, in each process. retry: rejected clips
-    are tried again.
+    make, settings: `make(staged folder, *settings)` gives what stages a clip, in each process that `drive` has.
+    retry: rejected clips are tried again.
     """
     writer = ShardWriter(folder, shard_settings, group_bytes)
     staged, report = folder / STAGED, Report(folder)
@@ -173,9 +201,7 @@ def prepare(
     report.missing = list(missing)
     known = {c["name"] for index in read_indices(folder) for c in index["clips"]}
     open_ = [s for s in sources if s.name not in known and s.name not in report.rejected]
-    fresh = [
-        s for s in open_ if not (p := staged_path(staged, s.name)).exists() and not p.with_suffix(".json").exists()
-    ]
+    fresh = [s for s in open_ if not is_staged(staged, s.name)]
     accepted, place = len(known), 0
 
     def forget(names: Sequence[str]) -> None:
@@ -195,7 +221,7 @@ def prepare(
                 clip = read_staged(path)
                 closed = writer.add(clip.head["known"], clip.frames, clip.shared, clip.motion)
                 accepted += 1
-                report.frames += clip.head["frames"]
+                report.frames += clip.head["known"].get("length", clip.head["frames"])
                 report.seconds.update(clip.head["seconds"])
                 if clip.head["known"].get("notes"):
                     report.notes[open_[place].name] = clip.head["known"]["notes"]
@@ -207,9 +233,7 @@ def prepare(
 
     with tqdm(total=len(open_), initial=len(open_) - len(fresh), desc="preparing", unit="clip") as bar:
         append()
-        for source, _, died in workers.run(fresh, processes, make, (staged, *settings), limit_s):
-            if died is not None:
-                reject(staged, source.name, *died.split(": ", 1))
+        for _ in drive(fresh, staged, make, settings):
             append()
             bar.update()
     forget(writer.close())
@@ -232,10 +256,25 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--quality", type=int, default=95, help="of JPEG")
     p.add_argument("--multiclass", type=Path, help="a selfie_multiclass TFLite file: six classes by network")
     p.add_argument("--hubert", type=Path, help="folder of a HuBERT checkpoint, for its features")
-    p.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (0: this one)")
+    p.add_argument("--motion-only", action="store_true", help="utterances without pictures: for speech alone")
+    p.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of this machine (0: this one)")
+    p.add_argument("--runner", default="processes", help="or direct, DataflowRunner, FlinkRunner ..: Apache Beam's")
+    p.add_argument("beam", nargs="*", metavar="-- --OPTION", help="options of Beam's, as --project=P")
     p.add_argument("--limit", type=float, default=3600.0, metavar="S", help="seconds a clip may take")
     p.add_argument("--retry", action="store_true", help="try rejected clips again")
     return p
+
+
+def _drive(args: argparse.Namespace) -> Drive:
+    if args.runner == "processes":
+        if args.beam:
+            raise InputError(f"{' '.join(args.beam)} are options of Beam's: choose a --runner of Beam's")
+        return by_processes(args.workers, args.limit)
+    try:
+        from data_pipelines.beam import by_beam
+    except ImportError:
+        raise InputError(f"--runner {args.runner} needs Apache Beam: pip install 'r3p[beam]'") from None
+    return by_beam(args.runner, args.beam, max(args.workers, 1), args.limit)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -250,16 +289,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     settings = Settings(
         size=args.size, quality=args.quality, multiclass=str(args.multiclass) if args.multiclass else None,
-        hubert=str(args.hubert) if args.hubert else None,
+        hubert=str(args.hubert) if args.hubert else None, motion_only=args.motion_only,
     )  # fmt: skip
     width = Preparer(settings).width  # so that a missing model is told now, once
     of_set = {"size": args.size, "fps": 25, "quality": args.quality, "hubert": width}
     of_set["classes"] = args.multiclass.name if args.multiclass else "by colour and place"
+    of_set |= {"motion_only": True} if args.motion_only else {}
     out = args.out.expanduser()
-    counts = prepare(
-        sources, missing, out, of_set, make_stager, (settings,), processes=args.workers, limit_s=args.limit,
-        retry=args.retry,
-    )  # fmt: skip
+    counts = prepare(sources, missing, out, of_set, make_stager, (settings,), drive=_drive(args), retry=args.retry)
     print(f"{out}: " + ", ".join(f"{n} {reason}" for reason, n in counts.items()) + f"; see {out / REPORT}")
     if not counts["accepted"]:
         print(f"r3p prepare: no clip could be used: {out / REPORT} says why for each", file=sys.stderr)

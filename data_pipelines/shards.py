@@ -12,6 +12,7 @@ JPEG on disk compresses no further and frames are read alone: `group_size:1,unco
 """
 
 import hashlib
+import itertools
 import json
 import os
 import struct
@@ -111,6 +112,15 @@ def pack(values: Mapping[str, np.ndarray], fields: Mapping[str, Mapping[str, Any
     """A record of these fields; more values than fields are left out."""
     parts = [_encode(values[name], spec, quality) for name, spec in fields.items()]
     return struct.pack(f"<{len(parts)}I", *map(len, parts)) + b"".join(parts)
+
+
+def split_record(record: bytes, fields: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The record's fields as they are stored: images are the bytes of a JPEG or PNG file."""
+    images = {k: v for k, v in fields.items() if v["type"] in ("jpeg", "png")}
+    out: dict[str, Any] = dict(unpack(record, fields, set(fields) - set(images)))
+    ends = np.cumsum([4 * len(fields), *struct.unpack_from(f"<{len(fields)}I", record)])
+    places = dict(zip(fields, itertools.pairwise(ends), strict=True))
+    return out | {k: record[places[k][0] : places[k][1]] for k in images}
 
 
 def unpack(
@@ -283,6 +293,11 @@ class Clip:
     place: int
     motion: int | None
     known: Mapping[str, Any]
+
+    @property
+    def length(self) -> int:
+        """In frames, whether the shards have them or not."""
+        return int(self.known.get("length", self.frames))
 
 
 class Shards:

@@ -124,8 +124,11 @@ def _waveform(shards: Shards, clip: Clip, t: int, height: int) -> np.ndarray:
 def show(folder: Path, count: int = 8, height: int = 192) -> np.ndarray:
     """Contact sheet RGB: the middle frame of up to `count` clips spread over the set, a row each."""
     shards, head = Shards(folder, None), Head()
-    chosen = np.unique(np.linspace(0, len(shards.clips) - 1, count).round().astype(int))
-    rows = [_row(shards, shards.clips[k], head, shards.clips[k].frames // 2, height) for k in chosen]
+    clips = [c for c in shards.clips if c.frames]
+    if not clips:
+        raise InputError(f"{folder} holds utterances without pictures: there is nothing to show")
+    chosen = np.unique(np.linspace(0, len(clips) - 1, count).round().astype(int))
+    rows = [_row(shards, clips[k], head, clips[k].frames // 2, height) for k in chosen]
     return np.concatenate(rows)
 
 

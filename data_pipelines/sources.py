@@ -2,7 +2,8 @@
 
 Layouts, see `find_clips`:
 
-    celebvhq     DIR/**/CLIP.mp4 for the clips of the published celebvhq_info.json
+    celebvhq     DIR/**/CLIP.mp4 for the clips of the published celebvhq_info.json, or DIR/**/YOUTUBE_ID.mp4, from
+                 which the clip's time and box are cut
     voxceleb2    DIR/{dev,test}/mp4/idNNNNN/VIDEO/NNNNN.mp4, and .../aac/.../NNNNN.m4a where that lies beside mp4
     folder       DIR/**/*.{mp4,mov,...}: a folder in DIR is a person, a clip in DIR itself too
 """
@@ -10,7 +11,7 @@ Layouts, see `find_clips`:
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,11 @@ HELD_OUT = (0.05, 0.05)  # of the people: validation, test
 
 @dataclass(frozen=True)
 class Source:
-    """A clip to prepare. sound: another file than the video's own; known: what the data set says of the clip."""
+    """A clip to prepare. sound: another file than the video's own; known: what the data set says of the clip.
+
+    times: seconds of the video, from and to, that are the clip; box: of its pictures, left, top, right and bottom as
+    shares of width and height.
+    """
 
     name: str
     video: Path
@@ -33,6 +38,8 @@ class Source:
     split: str
     sound: Path | None = None
     known: Mapping[str, Any] = field(default_factory=dict)
+    times: tuple[float, float] | None = None
+    box: tuple[float, float, float, float] | None = None
 
 
 def split_of(person: str) -> str:
@@ -69,7 +76,7 @@ def find_clips(
     if not found:
         raise InputError(f"{folder} holds no clips of the layout {layout}: see r3p prepare --help for the layouts")
     if split is not None:
-        found = [Source(s.name, s.video, s.person, split, s.sound, s.known) for s in found]
+        found = [replace(s, split=split) for s in found]
     return sorted(found, key=lambda s: s.name), sorted(missing)
 
 
@@ -126,10 +133,22 @@ def _celebvhq(folder: Path, listing: Path) -> tuple[list[Source], list[str]]:
     held = {p.stem: p for p in _videos(folder)}
     out, missing = [], []
     for name, row in rows.items():
-        if name not in held:
+        video = str(row.get("ytb_id", name.rsplit("_", 1)[0]))
+        path = held.get(name, held.get(video))
+        if path is None:
             missing.append(name)
             continue
-        video = str(row.get("ytb_id", name.rsplit("_", 1)[0]))
         known = {"youtube": video} | {k: row[k] for k in ("duration", "bbox", "attributes") if k in row}
-        out.append(Source(name, held[name], video, split_of(video), _beside(held[name]), known))
+        source = Source(name, path, video, split_of(video), _beside(path), known)
+        if name not in held:
+            try:
+                times = tuple(float(row["duration"][k]) for k in ("start_sec", "end_sec"))
+                box = tuple(float(row["bbox"][k]) for k in ("left", "top", "right", "bottom"))
+            except (KeyError, TypeError, ValueError):
+                times, box = (), ()
+            if not (times and 0 <= times[0] < times[1] and 0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+                missing.append(f"{name} (the list has no duration and bbox to cut it from {path.name})")
+                continue
+            source = replace(source, times=times, box=box)  # type: ignore[arg-type]
+        out.append(source)
     return out, missing

@@ -90,6 +90,7 @@ def batches(
     first_step: int,
     names: list[str],
     process: tuple[int, int] = (0, 1),
+    held_out: bool = False,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches of one process from `first_step` on: mel [b, 2t, 80], pitch, blink [b, 2t], amplitude [b],
     expression [b, t, e].
@@ -102,10 +103,12 @@ def batches(
       first_step: where a resumed run goes on.
       names: the expression's unit names.
       process: (index, count) of processes.
+      held_out: from the utterances that are held out.
     """
-    speech = Speech(path)
+    speech = Speech(path, held_out)
     if len(speech) < size:
-        raise InputError(f"{path} holds {len(speech)} frames: expected at least {size}, make more utterances")
+        of = "held-out frames" if held_out else "frames"
+        raise InputError(f"{path} holds {len(speech)} {of}: expected at least {size}, make more utterances")
     scaled = scaled_units(names)
     lids = [names.index(f"eyeBlink{side}") for side in ("Left", "Right")]
     index, processes = process

@@ -4,6 +4,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -26,18 +27,34 @@ def _serve(pipe: Connection, make: Callable[..., Callable[[Any], Any]], settings
 
 
 class _Worker:
+    """A process and the job that it has."""
+
     def __init__(self, make: Callable[..., Callable[[Any], Any]], settings: tuple[Any, ...]):
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, make, settings), daemon=True)
-        self.process.start()
+        with _one_thread():
+            self.process.start()
         theirs.close()
         self.job: Any = None
         self.since = 0.0
 
     def give(self, job: Any) -> None:
         self.job, self.since = job, time.monotonic()
-        self.pipe.send(job)
+        with suppress(*_CLOSED):  # it died meanwhile: `ended` says so
+            self.pipe.send(job)
+
+    def ended(self, ready: bool, limit_s: float) -> tuple[Any, str | None] | None:
+        """(result, None), or (None, why there is none); None while it works. ready: its pipe can be read."""
+        if ready:
+            try:
+                return self.pipe.recv(), None
+            except _CLOSED:
+                self.process.join()
+                return None, f"crashed: its process ended with status {self.process.exitcode}"
+        if time.monotonic() - self.since > limit_s:
+            return None, f"too slow: it took more than {limit_s:.0f} s"
+        return None
 
     def stop(self) -> None:
         self.process.kill()
@@ -45,11 +62,49 @@ class _Worker:
         self.pipe.close()
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Processes started here do their linear algebra in one thread each: there is one of them for each core."""
+    held = os.environ.get("OPENBLAS_NUM_THREADS")
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        if held is None:
+            del os.environ["OPENBLAS_NUM_THREADS"]
+        else:
+            os.environ["OPENBLAS_NUM_THREADS"] = held
+
+
+class Guarded:
+    """Does jobs in a process of its own, one at a time; another process follows one that died or took too long."""
+
+    def __init__(self, make: Callable[..., Callable[[Any], Any]], settings: tuple[Any, ...], limit_s: float = 3600.0):
+        self._make, self._settings, self._limit_s = make, settings, limit_s
+        self._worker: _Worker | None = None
+
+    def __call__(self, job: Any) -> tuple[Any, str | None]:
+        """(result, None), or (None, why there is none)."""
+        self._worker = self._worker or _Worker(self._make, self._settings)
+        self._worker.give(job)
+        while (ended := self._worker.ended(self._worker.pipe.poll(1.0), self._limit_s)) is None:
+            pass
+        if ended[1] is not None:
+            self.close()
+        return ended
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+
+
 def run(
     jobs: Sequence[Any], workers: int, make: Callable[..., Callable[[Any], Any]], settings: tuple[Any, ...],
     limit_s: float = 3600.0,
-) -> Iterator[tuple[Any, Any, str | None]]:  # fmt: skip
-    """(job, result, None) as jobs end, or (job, None, why) where the process died or took longer than `limit_s`.
+) -> Iterator[tuple[Any, str | None]]:  # fmt: skip
+    """(job, None) as jobs end, or (job, why) where the process died or took longer than `limit_s`.
 
     Every process calls `make(*settings)` once and the result of that with each of its jobs. With 0 workers the jobs
     are done in this process.
@@ -57,7 +112,8 @@ def run(
     if workers == 0:
         work = make(*settings)
         for job in jobs:
-            yield job, work(job), None
+            work(job)
+            yield job, None
         return
     waiting, busy = deque(jobs), list[_Worker]()
     idle = list[_Worker]()
@@ -69,23 +125,14 @@ def run(
                 worker.give(waiting.popleft())
             ready = set(wait([w.pipe for w in busy], timeout=5.0))
             for worker in list(busy):
-                ended: tuple[Any, str | None] | None = None
-                if worker.pipe in ready:
-                    try:
-                        ended = worker.pipe.recv(), None
-                    except _CLOSED:
-                        worker.process.join()
-                        ended = None, f"crashed: its process ended with status {worker.process.exitcode}"
-                elif time.monotonic() - worker.since > limit_s:
-                    ended = None, f"too slow: it took more than {limit_s:.0f} s"
-                if ended is None:
+                if (ended := worker.ended(worker.pipe in ready, limit_s)) is None:
                     continue
                 busy.remove(worker)
                 if ended[1] is None:
                     idle.append(worker)
                 else:
                     worker.stop()
-                yield worker.job, *ended
+                yield worker.job, ended[1]
     finally:
         for worker in busy + idle:
             worker.stop()

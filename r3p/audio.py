@@ -5,10 +5,12 @@ is centred on sample 320 i + 256. n samples, t feature frames (2 a video frame).
 """
 
 import functools
+import itertools
 import warnings
 import wave
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -28,8 +30,11 @@ _CLIPPED = 0.999
 _SILENT = 1e-4  # -80 dB of full scale
 
 
-def stream(path: str | Path, chunk_s: float = 20.0) -> Iterator[np.ndarray]:
+def stream(path: str | Path, chunk_s: float = 20.0, begin: float | None = None) -> Iterator[np.ndarray]:
     """The sound of any media file in pieces of `chunk_s` seconds (the last one shorter): hours need no memory.
+
+    begin: seconds on the file's clock at which to begin, with silence before sound that sets in later; None: with the
+    sound's first sample.
 
     Raises:
       InputError: no such file, not a media file, no sound in it, or damaged sound.
@@ -44,22 +49,35 @@ def stream(path: str | Path, chunk_s: float = 20.0) -> Iterator[np.ndarray]:
         with av.open(str(path)) as container:
             if not container.streams.audio:
                 raise InputError(f"{path} has no sound: expected a file with an audio stream")
-            # Channels are averaged here: the resampler's own mix to mono would be 3 dB louder.
-            resampler = av.AudioResampler(format="fltp", rate=RATE)
-            frames = (f for frame in container.decode(container.streams.audio[0]) for f in resampler.resample(frame))
-            for frame in frames:
-                pending.append(frame.to_ndarray().mean(0))
-                count += len(pending[-1])
+            for piece in _pieces(container, begin):
+                pending.append(piece)
+                count += len(piece)
                 while count >= size:
                     joined = np.concatenate(pending)
                     yield _sane(joined[:size], path)
                     pending, count = [joined[size:]], count - size
-            pending += [f.to_ndarray().mean(0) for f in resampler.resample(None)]
     except (av.error.FFmpegError, IndexError) as error:
         raise InputError(f"{path} cannot be read as sound ({error}): expected wav, mp3, m4a, mp4 or the like") from None
     last = np.concatenate(pending) if pending else np.zeros(0, np.float32)
     if len(last):
         yield _sane(last, path)
+
+
+def _pieces(container: Any, begin: float | None) -> Iterator[np.ndarray]:
+    """Decoded mono sound at 16 kHz, from `begin` on."""
+    # Channels are averaged here: the resampler's own mix to mono would be 3 dB louder.
+    resampler = av.AudioResampler(format="fltp", rate=RATE)
+    if begin:
+        container.seek(int(begin * 1e6))
+    away = 0 if begin is None else None  # samples to leave out; less than 0: to put in
+    for frame in itertools.chain(container.decode(container.streams.audio[0]), [None]):
+        if away is None:
+            away = round((begin - frame.time) * RATE) if begin is not None and frame and frame.time is not None else 0
+        for resampled in resampler.resample(frame):
+            piece = np.pad(resampled.to_ndarray().mean(0), (max(-away, 0), 0))
+            left = min(max(away, 0), len(piece))
+            away = max(away, 0) - left
+            yield piece[left:]
 
 
 def _sane(wav: np.ndarray, path: Path) -> np.ndarray:
@@ -68,16 +86,24 @@ def _sane(wav: np.ndarray, path: Path) -> np.ndarray:
     return wav.astype(np.float32)
 
 
-def load(path: str | Path) -> np.ndarray:
+def load(path: str | Path, begin: float | None = None, seconds: float = float("inf")) -> np.ndarray:
     """The whole sound of a media file, [n] float32, mono (the mean of the channels), 16 kHz.
+
+    begin, seconds: only so much of it, see `stream`.
 
     Warns when the sound is clipped or silent; both are usable.
 
     Raises:
       InputError: as `stream`, and when there is less than 0.2 s of sound.
     """
-    pieces = list(stream(path))
+    pieces, held = [], 0
+    for piece in stream(path, begin=begin):
+        pieces.append(piece)
+        held += len(piece)
+        if held >= seconds * RATE:
+            break
     wav = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+    wav = wav if held < seconds * RATE else wav[: round(seconds * RATE)]
     if len(wav) < SHORTEST_S * RATE:
         raise InputError(f"{path} holds {len(wav) / RATE:.2f} s of sound: expected at least {SHORTEST_S} s")
     peak = float(np.abs(wav).max())

@@ -20,6 +20,7 @@ from r3p.facemesh import FaceMesh, interpreter
 _DETECTOR, _INPUT = "face_detection_short_range.tflite", 128
 _SCORE, _OVERLAP = 0.5, 0.3  # a detection's least score; boxes that overlap more than this are one face
 _ROI_SCALE = 1.5  # the landmark network wants this much room around the face
+_LOOKS = (0.85, 1.0, 1.15)  # of that room
 _DOMINANT = 2.25  # the largest face must have this many times the second's area
 EYE_CORNERS = (33, 263)  # outer corners: image left, image right
 SEGMENT_CLASSES = 6
@@ -209,10 +210,16 @@ class FaceFinder:
                 return sorted(_merge(boxes, points, scores), key=lambda d: -float((d.box[2:] - d.box[:2]).prod()))
         return []
 
-    def _landmarks_in(self, rgb: np.ndarray, roi: _Roi) -> Face:
+    def _landmarks_in(self, rgb: np.ndarray, roi: _Roi, partner: np.ndarray | None = None) -> Face:
+        """partner [n]: each point's place in a mirrored face; the network then looks at the mirrored region."""
         size = self._mesh.size
         m = roi.to_crop(size)
-        points, score = self._mesh(sample(rgb, m, size))
+        crop = sample(rgb, m, size)
+        if partner is None:
+            points, score = self._mesh(crop)
+        else:
+            points, score = self._mesh(np.ascontiguousarray(crop[:, ::-1]))
+            points = points[partner] * [-1, 1, 1] + [size, 0, 0]
         back = np.linalg.inv(m[:, :2])
         xy = (points[:, :2] - m[:, 2]) @ back.T
         return Face(np.concatenate([xy, points[:, 2:] * roi.side / size], 1).astype(np.float32), score)
@@ -223,6 +230,20 @@ class FaceFinder:
         for _ in range(passes - 1):
             face = self._landmarks_in(rgb, _roi_of_landmarks(face.landmarks))
         return face
+
+    def steadied(self, rgb: np.ndarray, face: Face, partner: np.ndarray) -> Face:
+        """The mean of six looks at a face: regions of three sizes, as they are and mirrored. What the network sees
+        otherwise in each of them cancels; what is left moves less from frame to frame and is as good on both sides.
+
+        partner [n]: the index of each point's partner on the other side of a face.
+        """
+        roi = _roi_of_landmarks(face.landmarks)
+        looks = [
+            self._landmarks_in(rgb, _Roi(roi.centre, scale * roi.side, roi.angle), side).landmarks
+            for scale in _LOOKS
+            for side in (None, partner)
+        ]
+        return Face(np.mean(looks, 0), face.score)
 
     def faces(self, rgb: np.ndarray) -> list[Face]:
         """All faces that the landmark network confirms, from left to right."""

@@ -26,63 +26,27 @@ from ml_collections import ConfigDict
 
 from r3p import chips, flops, hlo, sharding
 from r3p.errors import FINISHED, REFUSED, InputError
+from r3p.plan_report import GIB, Plan, gib, report
 from r3p.stages import Stage
 from r3p.stages.absent import stand_in
 from r3p.train import check_options, load_config, load_stage, trace_step
 
-GIB = 2**30
 # An all-gather of less is of metrics or of indices.
 SMALL = 2**16
+# No machine of Google's is asked what it is, others may plan at the same time, and the compiler's start says nothing.
+QUIETLY = {
+    "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0", "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+}  # fmt: skip
+QUICK = {"exec_time_optimization_effort": -1.0}
 
 
 class DoesNotFitError(Exception):
-    """The compiler found no room: bytes that a step wants, and bytes that there are, where it told."""
+    """The compiler found no room: bytes that a step wants, where it told, its largest arrays, and what may help."""
 
-    def __init__(self, wanted: float | None, available: float | None) -> None:
+    def __init__(self, message: str, remedies: str) -> None:
         super().__init__("the step does not fit")
-        self.wanted, self.available = wanted, available
-
-
-@dataclasses.dataclass
-class Plan:
-    """What is known of one step; bytes, FLOPs and seconds are of one chip and one step.
-
-    Attributes:
-      memory: `state` and `batch` as they lie on a chip, `temporary`, `code` and `total`.
-      capacity: of a chip's memory, as the compiler has it where it tells, or as the data sheet does.
-      moved: to and from memory.
-      collectives: by kind, `{"count", "bytes"}`; bytes that a chip sends.
-      gathers: all-gathers of what is no part of the train state: `{"shape", "bytes", "source"}`.
-      largest: the largest batch a chip that compiled and fits; `refused`, the smallest that does not; None = not
-        looked for, or none found.
-    """
-
-    config: str
-    topology: str
-    chip: str
-    chips: int
-    mesh: dict[str, int]
-    per_chip: int
-    memory: dict[str, float]
-    capacity: float
-    flops: float
-    moved: float
-    collectives: dict[str, dict[str, float]]
-    gathers: list[dict[str, Any]]
-    seconds: dict[str, float]
-    compiling: float
-    largest: int | None = None
-    refused: int | None = None
-    stand_ins: list[str] = dataclasses.field(default_factory=list)
-
-    @property
-    def fits(self) -> bool:
-        return self.memory["total"] <= self.capacity
-
-    @property
-    def bound(self) -> str:
-        """What the step waits for: `compute`, `memory` or `network`."""
-        return max(self.seconds, key=lambda k: self.seconds[k])
+        self.wanted, self.arrays, self.remedies = _room(message), _largest(message), remedies
 
 
 # ------------------------------------------------------------------------------------------------ devices
@@ -106,10 +70,8 @@ def devices(topology: chips.Topology) -> list[Any]:
         raise InputError(f"the compiler for {topology.chip.name} ({module}) is not installed: run {_command(platform)}")
     options: dict[str, Any] = {}
     if platform == "tpu":
-        # No machine of Google's is asked what it is, and others may plan at the same time.
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-        os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
+        for name, value in QUIETLY.items():
+            os.environ.setdefault(name, value)
         _check_pin()
         name = f"{topology.name.partition('-')[0]}:{topology.shape}"
     else:
@@ -158,22 +120,41 @@ def _width(x: Any) -> int:
     return int(getattr(x.dtype, "itemsize", 4))
 
 
-def _room(message: str) -> tuple[float | None, float | None]:
-    """Bytes that are wanted and that there are, from the compiler's complaint."""
+def _room(message: str) -> float | None:
+    """Bytes that are wanted, from the compiler's complaint."""
     units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
-    for pattern in (
-        r"Used ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) hbm",
-        r"\(([\d.]+)([KMG]?)\) exceeds available HBM \(([\d.]+)([KMG]?)\)",
-    ):
+    for pattern in (r"Used ([\d.]+)([KMG]?) of [\d.]+[KMG]? hbm", r"\(([\d.]+)([KMG]?)\) exceeds available HBM"):
         found = re.search(pattern, message)
         if found:
-            a, unit_a, b, unit_b = found.groups()
-            return float(a) * units[unit_a], float(b) * units[unit_b]
-    return None, None
+            return float(found.group(1)) * units[found.group(2)]
+    return None
 
 
-def plan_step(config: ConfigDict, topology: chips.Topology, found: list[Any], per_chip: int, name: str = "") -> Plan:
+def _largest(message: str, count: int = 4) -> list[str]:
+    """The largest arrays of a step without room, from the compiler's complaint."""
+    found = re.findall(r"\d+\. Size: (\S+)\s+Operator: op_name=\"([^\"]*)\"[^\n]*\s+Shape: (\S+)", message)
+    return [f"{size} {shape.partition('{')[0]} of {name}" for size, name, shape in found[:count]]
+
+
+def _remedies(stage: Stage, config: ConfigDict) -> str:
+    """What of a stage's settings makes its steps smaller."""
+    out = []
+    if stage.accumulates:
+        out += [f"accumulate={2 * config.accumulate}"] + ["remat=products"] * (config.remat == "none")
+    if stage.half and config.dtype == "float32":
+        out.append("dtype=bfloat16")
+    if config.get("adversary"):  # a stage of images
+        out.append("mesh.spatial=2, which shares an image's rays between chips")
+    out.append(f"mesh.fsdp={2 * max(config.mesh.get('fsdp', 1), 1)}")
+    return ", or ".join(out)
+
+
+def plan_step(
+    config: ConfigDict, topology: chips.Topology, found: list[Any], per_chip: int, name: str = "", quick: bool = False
+) -> Plan:
     """Compiles one step with `per_chip` examples a chip.
+
+    quick: with the compiler's least effort, which takes a tenth of the time and gives a worse program.
 
     Raises:
       InputError: for a config that does not fit the mesh.
@@ -189,16 +170,17 @@ def plan_step(config: ConfigDict, topology: chips.Topology, found: list[Any], pe
     shardings = sharding.shard_state(shapes, mesh, config.sharding_rules, config.fsdp_least)
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
     batch = _batch(stage, config, mesh)
+    print(f"  compiling, {per_chip} a chip ...", file=sys.stderr, flush=True)
     started = time.monotonic()
     with sharding.using(mesh):
         traced, _ = trace_step(stage, config, shardings, mesh, state, batch)
         work = flops.count(traced.jaxpr) / len(found)
         try:
-            compiled = traced.lower().compile()
+            compiled = traced.lower().compile(compiler_options=QUICK if quick else None)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            raise DoesNotFitError(*_room(str(error))) from None
+            raise DoesNotFitError(str(error), _remedies(stage, config)) from None
     lasted = time.monotonic() - started
     text = compiled.as_text()
     traffic = hlo.traffic(text)
@@ -214,6 +196,7 @@ def plan_step(config: ConfigDict, topology: chips.Topology, found: list[Any], pe
         row["count"] += c.times
         row["bytes"] += c.times * c.sent
     sent = sum(row["bytes"] for row in collectives.values())
+    known, others = gathers(traffic, state)
     seconds = {
         "compute": work / topology.chip.flops,
         "memory": traffic.stored / topology.chip.bandwidth,
@@ -231,9 +214,12 @@ def plan_step(config: ConfigDict, topology: chips.Topology, found: list[Any], pe
         flops=work,
         moved=traffic.stored,
         collectives=collectives,
-        gathers=gathers(traffic, state),
+        gathers=others,
+        state_gathers=known,
+        dearest=dearest(traffic),
         seconds=seconds,
         compiling=lasted,
+        quick=quick,
     )
 
 
@@ -242,23 +228,51 @@ def _capacity(chip: chips.Chip) -> float:
     return chip.memory - GIB / 4 if chip.platform == "tpu" else 0.95 * chip.memory
 
 
-def gathers(traffic: hlo.Traffic, state: Any) -> list[dict[str, Any]]:
-    """All-gathers of arrays that are as large as none of the state, and no small ones: activations, that is."""
-    known = {math.prod(x.shape) for x in jax.tree.leaves(state)}
-    out = []
+def gathers(traffic: hlo.Traffic, state: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """All-gathers of parts of the state, which `fsdp` asks for, and those of anything else, which nothing asks for.
+
+    A part of the state is known by its size, and only what is split among the chips can be gathered: where the whole
+    state lies on every chip, each gather is of activations. Small ones, of metrics and indices, are left out.
+
+    Returns:
+      `{"count", "bytes"}` of the state's; `{"shape", "bytes", "times", "source"}` of each of the others.
+    """
+    split = {math.prod(x.shape) for x in jax.tree.leaves(state) if not x.sharding.is_fully_replicated}
+    known, others = {"count": 0.0, "bytes": 0.0}, []
     for c in traffic.collectives:
         if c.kind != "all-gather":
             continue
-        for shape in c.results:
-            size = math.prod(shape)
-            if size > SMALL and size not in known:
-                out.append({"shape": list(shape), "bytes": c.sent * c.times, "source": c.source})
-    return out
+        large = [shape for shape in c.results if math.prod(shape) > SMALL]
+        strange = [shape for shape in large if math.prod(shape) not in split]
+        if large and not strange:
+            known["count"] += c.times
+            known["bytes"] += c.times * c.sent
+        for shape in strange:
+            others.append({"shape": list(shape), "bytes": c.sent * c.times, "times": c.times, "source": c.source})
+    return known, others
+
+
+def dearest(traffic: hlo.Traffic, count: int = 8) -> list[dict[str, Any]]:
+    """The collectives that send most, for whoever wants to know where a step's network traffic is from."""
+    found = sorted(traffic.collectives, key=lambda c: -c.sent * c.times)[:count]
+    return [
+        {
+            "kind": c.kind, "shape": [list(shape) for shape in c.results[:4]], "arrays": len(c.results),
+            "bytes": c.sent * c.times, "times": c.times, "source": c.source,
+        }
+        for c in found
+    ]  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------ search
 def plan(
-    config: ConfigDict, topology: chips.Topology, *, per_chip: int | None = None, tries: int = 4, name: str = ""
+    config: ConfigDict,
+    topology: chips.Topology,
+    *,
+    per_chip: int | None = None,
+    tries: int = 4,
+    name: str = "",
+    quick: bool = False,
 ) -> Plan:
     """The plan of a config on a topology, and the largest batch a chip that fits.
 
@@ -268,6 +282,7 @@ def plan(
       per_chip: examples of a chip, instead of the config's.
       tries: compilations that may be spent on looking for the largest batch.
       name: of the config.
+      quick: see `plan_step`.
 
     Raises:
       InputError: when the compiler is not installed, the config does not fit the mesh, or one example has no room.
@@ -279,14 +294,16 @@ def plan(
         first = per_chip or max(config.batch_size // len(found), 1)
         while True:
             try:
-                start = plan_step(config, topology, found, first, name)
+                start = plan_step(config, topology, found, first, name, quick)
                 break
             except DoesNotFitError as error:
-                told = "" if error.wanted is None else f": it wants {error.wanted / GIB:.1f} GiB"
+                for line in error.arrays:
+                    print(f"    {line}", file=sys.stderr, flush=True)
+                told = "" if error.wanted is None else f": it wants {gib(error.wanted)}"
                 if first == 1 or per_chip:
                     raise InputError(
                         f"a step with {first} examples a chip does not fit {topology.name}{told}, a chip has "
-                        f"{topology.chip.memory / GIB:.0f}: set remat=products, dtype=bfloat16, or mesh.fsdp"
+                        f"{gib(_capacity(topology.chip))}: set {error.remedies}"
                     ) from None
                 first //= 2
         start.stand_ins = absent
@@ -309,62 +326,18 @@ def _search(start: Plan, config: ConfigDict, topology: chips.Topology, found: li
             break
         guess = min(max(guess, low), high)
         try:
-            tried = plan_step(config, topology, found, guess)
+            tried = plan_step(config, topology, found, guess, quick=start.quick)
             wanted, fits = tried.memory["total"], tried.fits
         except DoesNotFitError as error:
             wanted, fits = error.wanted or 1.1 * start.capacity, False
-        print(f"  {guess} a chip: {_gib(wanted)}{'' if fits else ', too much'}", file=sys.stderr, flush=True)
+        print(f"  {guess} a chip: {gib(wanted)}, {'fits' if fits else 'too much'}", file=sys.stderr, flush=True)
         good, bad = (guess, bad) if fits else (good, guess)
         points = [p for p in sorted([*points, (guess, wanted)]) if p[0] <= guess][-2:]
     if tries:
         start.largest, start.refused = good, bad
 
 
-# ------------------------------------------------------------------------------------------------ words
-def _gib(size: float) -> str:
-    return f"{size / GIB:.2f} GiB" if size >= GIB / 100 else f"{size / 2**20:.3g} MiB"
-
-
-def report(plan: Plan) -> str:
-    """What people read."""
-    mesh = " x ".join(f"{k} {v}" for k, v in plan.mesh.items())
-    memory, seconds = plan.memory, plan.seconds
-    slowest, examples = max(seconds.values()), plan.per_chip * plan.chips
-    lines = [
-        f"{plan.config} on {plan.topology}: {plan.chips} {plan.chip}, mesh {mesh}",
-        f"  compiled in {plan.compiling:.0f} s for {plan.per_chip} examples a chip, {examples} a step",
-    ]
-    if plan.stand_ins:
-        lines.append(f"  zeros stand in for {', '.join(plan.stand_ins)}, which are not at hand")
-    lines += [
-        "of one chip and step:",
-        f"  memory    {_gib(memory['total'])} of {_gib(plan.capacity)}: "
-        + ", ".join(f"{k} {_gib(memory[k])}" for k in ("state", "batch", "temporary", "code")),
-        f"  work      {plan.flops / 1e12:.4g} TFLOP (products and convolutions)",
-        f"  traffic   {plan.moved / 1e9:.4g} GB to and from memory",
-    ]
-    for kind, row in sorted(plan.collectives.items()):
-        lines.append(f"  {kind:19} {row['count']:6.0f} times, {row['bytes'] / 1e6:.4g} MB sent")
-    lines += [
-        "  roofline  " + ", ".join(f"{k} {v * 1e3:.3g} ms" for k, v in seconds.items()),
-        f"  a step takes {slowest * 1e3:.3g} ms at least (bound by {plan.bound}): at most "
-        f"{examples / slowest:.4g} examples/s, {100 * seconds['compute'] / slowest:.0f} % of the peak",
-    ]
-    if plan.gathers:
-        total = sum(g["bytes"] for g in plan.gathers)
-        lines.append(f"  {len(plan.gathers)} all-gathers of activations, {total / 1e6:.4g} MB:")
-        lines += [f"    {g['shape']} of {g['source']}" for g in plan.gathers[:5]]
-    else:
-        lines.append("  no all-gather of activations")
-    if not plan.fits:
-        lines.append("  it does not fit")
-    if plan.largest is not None:
-        beyond = "" if plan.refused is None else f"; {plan.refused} do not fit"
-        least = "" if plan.refused == plan.largest + 1 else "at least "
-        lines.append(f"  largest batch: {least}{plan.largest} a chip{beyond}")
-    return "\n".join(lines)
-
-
+# ------------------------------------------------------------------------------------------------ command line
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -376,6 +349,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--topology", required=True, help=f"NAME-N, of {', '.join(chips.CHIPS)}: v5e-16, v5p-128")
     parser.add_argument("--batch", type=int, metavar="N", help="examples a chip; default: the config's batch, shared")
     parser.add_argument("--tries", type=int, default=4, metavar="N", help="compilations to find the largest batch")
+    parser.add_argument(
+        "--quick", action="store_true", help="a tenth of the time; memory and traffic are then too high"
+    )
     parser.add_argument("--json", metavar="FILE", help="everything as JSON, too")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a config field")
     args = parser.parse_args(argv)
@@ -384,7 +360,7 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError(f"--batch is {args.batch}: expected 1 or more")
         topology, config = chips.topology(args.topology), load_config(args.config, args.set)
         jax.config.update("jax_platforms", "cpu")  # chips that this machine has are not touched
-        made = plan(config, topology, per_chip=args.batch, tries=args.tries, name=args.config)
+        made = plan(config, topology, per_chip=args.batch, tries=args.tries, name=args.config, quick=args.quick)
     except InputError as error:
         print(f"r3p plan: {error}", file=sys.stderr)
         return REFUSED

@@ -157,7 +157,7 @@ def _portrait(part: str, shapes: Shapes, options: Options) -> Fields:
         "img2plane_fields": _img2plane(shapes, backbone, channels),
         "decoder_fields": {"hidden": hidden, "features": features},
     }
-    if part == "plane" and (blocks := count(shapes, r"plane2grid_module\.res_blocks_3d\.(\d+)\.")):
+    if blocks := count(shapes, r"plane2grid_module\.res_blocks_3d\.(\d+)\."):
         fields["grid_blocks"] = blocks
     if part != "plane":
         fields["adapter_fields"] = _adapter(shapes, "secc_img2plane_backbone.", channels)

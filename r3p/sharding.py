@@ -69,7 +69,7 @@ def by_process(devices: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def using(mesh: Mesh) -> Iterator[None]:
-    """Within it `process` and `split_rays` know the mesh."""
+    """Within it `process`, `platform` and `split_rays` know the mesh."""
     token = _current.set(mesh)
     try:
         yield
@@ -262,6 +262,13 @@ def put_batch(batch: Tree, mesh: Mesh) -> Tree:
         return jax.make_array_from_process_local_data(sharding, array, (rows, *array.shape[1:]))
 
     return jax.tree.map(put, batch)
+
+
+def platform() -> str:
+    """`cpu`, `gpu` or `tpu`: of the mesh in use, which may be a pod that is only planned for, else of this machine."""
+    mesh = _current.get()
+    found: str = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    return found
 
 
 def split_rays(x: jax.Array) -> jax.Array:

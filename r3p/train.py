@@ -200,6 +200,9 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> TrainState:
         evaluate = None
         if stage.evaluate and stage.held_out:
             evaluate = jax.jit(stage.evaluate, out_shardings=sharding.replicated(mesh))
+            if first == 0:  # what there is to better
+                writer.say("compiling the evaluation of held-out batches ...")
+                writer.row(0, _evaluate(evaluate, state, stage, mesh))
         watch = Watch(step, config, workdir, writer, checkpoints)
 
         for done in range(first + 1, config.steps + 1):
@@ -217,7 +220,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> TrainState:
                 watch.look()
                 writer.row(done, _evaluate(evaluate, state, stage, mesh))
                 watch.meter.start()
-            if stage.preview and (final or done % config.preview_every == 0):
+            if stage.preview and config.preview_every and (final or done % config.preview_every == 0):
                 watch.look()
                 shown = sharding.on_one_device(state.replace(opt_state=()), mesh)
                 if sharding.is_main():

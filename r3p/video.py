@@ -95,15 +95,20 @@ def _upright(frame: Any) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
 
 
-def read_frames(path: str | Path, fps: float | None = 25.0, max_frames: int | None = None) -> Iterator[np.ndarray]:
+def read_frames(
+    path: str | Path, fps: float | None = 25.0, max_frames: int | None = None, *, begin: float = 0.0
+) -> Iterator[np.ndarray]:
     """Upright RGB uint8 [h, w, 3] frames of a video, resampled to `fps` by their timestamps.
 
     For every output time the frame nearest in time is given, so a variable rate is fine; fps=None gives the frames as
-    they are. Memory does not grow with the length. Raises InputError when the file cannot be read or has no frame.
+    they are. begin: seconds after the first picture at which to begin, with an fps. Memory does not grow with the
+    length. Raises InputError when the file cannot be read or has no frame there.
     """
     if fps is not None and not 0 < fps <= 240:
         raise InputError(f"{fps} frames a second: expected more than 0 and at most 240")
-    frames = _frames_as_stored(path) if fps is None else _resampled(path, fps)
+    if begin < 0 or (begin and fps is None):
+        raise InputError(f"begin is {begin} with fps {fps}: expected 0 or more, and an fps")
+    frames = _frames_as_stored(path) if fps is None else _resampled(path, fps, begin)
     yield from itertools.islice(frames, max_frames)
 
 
@@ -117,16 +122,20 @@ def _frames_as_stored(path: str | Path) -> Iterator[np.ndarray]:
         raise InputError(f"{path} holds no readable frame: convert it to MP4")
 
 
-def _resampled(path: str | Path, fps: float) -> Iterator[np.ndarray]:
+def _resampled(path: str | Path, fps: float, begin: float) -> Iterator[np.ndarray]:
     with _open(path) as container:
-        rate = container.streams.video[0].average_rate or container.streams.video[0].guessed_rate or 25
-        step = 1 / float(rate)
+        stream = container.streams.video[0]
+        step = 1 / float(stream.average_rate or stream.guessed_rate or 25)
         held: np.ndarray | None = None  # the frame at time `at`, not yet given for all its output times
         at = start = 0.0
         done = 0
+        if begin:
+            start = float((stream.start_time or 0) * stream.time_base) + begin
+            container.seek(int(start / stream.time_base), stream=stream)
         for frame in _decode(container, path):
             if held is None:
-                now = start = frame.time if frame.time is not None else 0.0
+                now = frame.time if frame.time is not None else start
+                start = start if begin else now
             else:
                 now = frame.time if frame.time is not None else at + step
                 if now <= at:
@@ -137,8 +146,9 @@ def _resampled(path: str | Path, fps: float) -> Iterator[np.ndarray]:
                     done += 1
                 step = now - at
             held, at = _upright(frame), now
-        if held is None:
-            raise InputError(f"{path} holds no readable frame: convert it to MP4")
+        if held is None or start > at + step:
+            where = f" at {begin:.2f} s" if begin else ""
+            raise InputError(f"{path} holds no readable frame{where}: convert it to MP4")
         while start + done / fps < at + step / 2 - 1e-9 or done == 0:
             yield held
             done += 1

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 
 from data_pipelines import clips, prepare
+from data_pipelines.clip_pairs import ClipPairs
 from data_pipelines.prepare import Rejected
 from data_pipelines.shards import Shards
 from data_pipelines.shards_check import check, show
 from data_pipelines.sources import Source, find_clips
-from r3p import video
+from r3p import audio, video
+from r3p.errors import InputError
 from r3p.photo import load_image
 
 
@@ -56,6 +58,22 @@ def test_a_scene_change_and_a_missing_face(preparer, portrait, tmp_path):
     assert _reason(preparer, _film(tmp_path / "wall.mp4", [wall[:48, :48]] * 16)) == "no face"
 
 
+def test_a_part_of_a_video_is_cut_out(tmp_path):
+    """CelebV-HQ's list names a time and a box of a YouTube video."""
+    frames = np.full((50, 40, 80, 3), 200, np.uint8)
+    frames[:, :20, 40:] = 4 * np.arange(50)[:, None, None, None]
+    film = _film(tmp_path / "v.mp4", frames, np.where(np.arange(32000) < 16000, 0, 0.5).astype(np.float32))
+    source = Source("v_0", film, "v", "train", times=(0.8, 1.6), box=(0.5, 0.0, 1.0, 0.5))
+    cut = list(clips._pictures(source))
+    assert len(cut) == 20 and cut[0].shape == (20, 40, 3)
+    np.testing.assert_allclose([c[4:16, 4:36].mean() for c in cut], 4 * np.arange(20, 40), atol=6)
+    assert len(list(clips._pictures(source, 1))) == 1
+    sound = audio.load(film, 0.8, 0.8)
+    assert len(sound) == 12800 and np.abs(sound[:3000]).max() < 0.1 and np.abs(sound[4000:] - 0.5).max() < 0.2
+    with pytest.raises(InputError, match=r"no readable frame at 60\.00 s"):
+        list(clips._pictures(Source("v_1", film, "v", "train", times=(60.0, 61.0), box=(0, 0, 1, 1))))
+
+
 def test_frames_without_a_face_lie_between_their_neighbours():
     points = np.arange(5, dtype=np.float32)[:, None, None] * np.ones((1, 4, 3), np.float32)
     gaps = points.copy()
@@ -84,9 +102,8 @@ def test_a_clip_becomes_shards(portrait, tmp_path):
     settings = clips.Settings(size=64, limits=clips.Limits(shortest=6))
     sources, missing = find_clips(tmp_path / "in", split="train")
     out = tmp_path / "out"
-    counts = prepare.prepare(
-        sources, missing, out, {"size": 64, "hubert": 0}, prepare.make_stager, (settings,), processes=0
-    )
+    of_set, drive = {"size": 64, "hubert": 0}, prepare.by_processes(0)
+    counts = prepare.prepare(sources, missing, out, of_set, prepare.make_stager, (settings,), drive=drive)
     assert counts == {"accepted": 1}, (out / prepare.REPORT).read_text()
     assert list(check(out)) == []
     data = Shards(out)
@@ -106,3 +123,14 @@ def test_a_clip_becomes_shards(portrait, tmp_path):
     assert show(out, count=1, height=32).shape == (32, 256, 3)
     milliseconds = prepare.Report(out).seconds
     assert set(milliseconds) == {"track", "fit", "speech", "background", "layers", "pack"}
+    # Without pictures the utterance is the same.
+    settings = clips.Settings(size=64, limits=clips.Limits(shortest=6), motion_only=True)
+    of_set = {"size": 64, "hubert": 0, "motion_only": True}
+    prepare.prepare(sources, missing, tmp_path / "motion", of_set, prepare.make_stager, (settings,), drive=drive)
+    alone = Shards(tmp_path / "motion")
+    assert list(check(tmp_path / "motion")) == [] and (alone.clips[0].frames, alone.clips[0].length) == (0, 6)
+    assert alone.record("motion", 0, 0) == data.record("motion", 0, 0)
+    assert set(prepare.Report(tmp_path / "motion").seconds) == {"track", "fit", "speech"}
+    for use in (lambda: show(tmp_path / "motion"), lambda: ClipPairs(tmp_path / "motion", 0, 0)):
+        with pytest.raises(InputError, match="without pictures"):
+            use()

@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
+from data_pipelines.clips import IRIS_PARTNERS
+from data_pipelines.head import Head
 from r3p.assets import asset_path
 from r3p.detect import EYE_CORNERS, FaceFinder, OneEuro, sample
 from r3p.errors import InputError
@@ -48,6 +50,16 @@ def test_attention_model_equals_plain_model_away_from_lips_and_eyes(finder, port
     # Without refinement the irises would be absent; with it they lie between the lids.
     for iris, upper, lower in ((468, 159, 145), (473, 386, 374)):
         assert a[upper, 1] < a[iris, 1] < a[lower, 1]
+
+
+def test_several_looks_are_as_good_on_both_sides(finder, portrait):
+    partner = np.concatenate([Head().arrays["landmarks_mp_mirror"], IRIS_PARTNERS])
+    one, mirrored = np.ascontiguousarray(portrait), np.ascontiguousarray(portrait[:, ::-1])
+    a, b = (finder.steadied(p, finder.find(p), partner).landmarks[:, :2] for p in (one, mirrored))
+    back = b[partner] * [-1, 1] + [portrait.shape[1], 0]
+    single = finder.find(mirrored).landmarks[partner, :2] * [-1, 1] + [portrait.shape[1], 0]
+    assert np.abs(a - back).mean() < 0.5 * np.abs(finder.find(one).landmarks[:, :2] - single).mean()
+    assert np.linalg.norm(a - finder.find(one).landmarks[:, :2], axis=1).mean() < 2
 
 
 @pytest.mark.parametrize("angle", [-90, 35, 60])

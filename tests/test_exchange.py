@@ -148,6 +148,25 @@ def test_networks_are_known_by_their_names(name, network):
     )
 
 
+def test_a_portrait_of_tri_grids_is_known():
+    """The config that the original recommends for training anew: three slices a plane, then refined."""
+    state = state_of(manifest("torso_full"))
+    grids = state_of(manifest("i2p_full_trigrid_v2"))
+    state = {name: array for name, array in state.items() if not name.startswith("cano_")}
+    for name, array in grids.items():
+        if name.startswith(("img2plane_backbone.", "plane2grid_module.")):
+            state[name.replace("img2plane_backbone.", "cano_img2plane_backbone.")] = array
+    for last in ("weight", "bias"):
+        name = f"secc_img2plane_backbone.to_plane_cnn.7.{last}"
+        state[name] = np.tile(state[name], (3,) + (1,) * (state[name].ndim - 1))
+    (found,) = recognise.find(state)
+    shapes = {name: array.shape for name, array in state.items()}
+    fields = found.kind.fields(shapes, {})
+    assert found.kind.name == "torso" and fields["grid_blocks"] == 1
+    assert fields["img2plane_fields"]["depth"] == fields["adapter_fields"]["depth"] == 3
+    check_against(to_variables(state, found.kind.table(fields)), found.kind.wanted(fields, shapes))
+
+
 def test_options_beside_a_checkpoint_count(tmp_path):
     (tmp_path / "config.yaml").write_text(
         "num_samples_coarse: 24\nhtbsr_head_weight_fuse_mode: 'v3' # the third\nhtbsr_head_threshold: 0.7\n"

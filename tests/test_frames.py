@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from data_pipelines import frames, views
+from data_pipelines import frames, people_shards, views
 from data_pipelines.head import Head, draw_pncc
 from r3p import camera
 from r3p.errors import InputError
@@ -92,10 +92,29 @@ def test_batches_are_a_function_of_the_step(people):
     for count in (10, 2**40):
         whole = numbers(count, 0, (0, 1))
         np.testing.assert_array_equal(whole[2:], numbers(count, 2, (0, 1), 4))
-        halves = [numbers(count, 0, (k, 2)) for k in range(2)]
-        np.testing.assert_array_equal(np.sort(whole, 1), np.sort(np.concatenate(halves, 1), 1))
+        for processes in (2, 4):  # each gives its own run of the batch
+            shares = [numbers(count, 0, (k, processes)) for k in range(processes)]
+            np.testing.assert_array_equal(whole, np.concatenate(shares, 1))
     epoch = numbers(10, 0, (0, 1)).ravel()[:10]
     assert sorted(epoch) == list(range(10)) and list(epoch) != list(range(10))
+
+
+def test_nobody_is_trained_on_and_held_out(people, tmp_path):
+    rows = frames.Frames(people, 3, PNCC, frames.KEYS)
+    trained, held = (frames.part(rows, people, held_out) for held_out in (False, True))
+    assert len(trained) == len(held) == 2**39 and held[3]["example"] == 3
+    assert (trained[3]["source"] == rows[3]["source"]).all() and (held[3]["source"] != rows[3]["source"]).any()
+    whole = [b["example"].tolist() for b in frames.batches(held, 4, 0, 0, steps=3)]
+    assert whole == [list(range(4 * k, 4 * k + 4)) for k in range(3)]
+
+    people_shards.write_shards(tmp_path, 33, 3, 32, 16, 0, per_person=2)  # of 17 people
+    shards = frames.examples("shards", folder=str(tmp_path), seed=0, size=32, pncc_size=16)
+    rows = frames.Frames(shards, 3, 16, frames.KEYS)
+    trained, held = (frames.part(rows, shards, held_out) for held_out in (False, True))
+    assert held.numbers.tolist() == [30, 31] and sorted([*trained.numbers, *held.numbers]) == list(range(33))
+    shards.header["per_person"] = 4
+    with pytest.raises(InputError, match="9 people, one in 16 of whom is held out: add more"):
+        frames.part(rows, shards, held_out=True)
 
 
 def test_sources_are_named():

@@ -1,4 +1,4 @@
-"""The paper's stages of images: teachers, starts and, slowly, that each of them learns and the next goes on from it."""
+"""The paper's stages of images: teachers, starts, gradients, and that each stage goes on from the one before."""
 
 import json
 
@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 from quick import drawn, quick_jit
 from test_eg3d import TINY as TINY_EG3D
 
+from data_pipelines import frames as data_frames
+from data_pipelines import people_shards
 from r3p import convert, weights
 from r3p.errors import InputError
 from r3p.models.decoder import Head
@@ -274,42 +276,6 @@ def test_one_step(name):
         assert values["tuned_blink"] != pytest.approx(1e-3, abs=1e-9) and values["laplacian"] > 0
 
 
-def held_out(stage_module, config, state, count=4):
-    other = ConfigDict(config.to_dict())
-    other.seed = 20_001
-    stage = stage_module.make(other)
-    evaluate = jax.jit(stage.evaluate)
-    rows = [evaluate(state, batch) for _, batch in zip(range(count), stage.batches(0), strict=False)]
-    return {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", STAGES)
-def test_smoke_learns(name):
-    config = load_config(f"configs/{name}.py:smoke", [])
-    stage = STAGES[name].make(config)
-    key = jax.random.key(0, impl="rbg")
-    state = first = jax.jit(stage.init)(key)
-    step = jax.jit(stage.step)
-    seen = []
-    for k, batch in zip(range(config.steps), stage.batches(0), strict=False):
-        state, metrics = step(state, batch, jax.random.fold_in(key, k))
-        seen.append({n: float(v) for n, v in metrics.items()})
-    assert np.isfinite([list(m.values()) for m in seen]).all()
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves((state.params, state.model_state, state.average)))
-    before, after = (held_out(STAGES[name], config, s) for s in (first, state))
-    print(name, {k: (round(before[k], 4), round(after[k], 4)) for k in before})
-    assert after["mv_l1"] < 0.75 * before["mv_l1"]
-    assert seen[0]["mv_adv"] == 0 and seen[-1]["mv_adv"] > 0 and seen[-1]["d_real"] > 0
-    frozen = {"torso": ("img2plane", "adapter", "decoder")}.get(name, ())
-    for part in first.params:
-        moved = max(
-            float(np.abs(a - b).max())
-            for a, b in zip(*(jax.tree.leaves(s.params[part]) for s in (first, state)), strict=True)
-        )
-        assert (moved == 0) == (part in frozen), part
-
-
 @pytest.mark.slow
 def test_each_stage_goes_on_from_the_one_before(tmp_path):
     last, states = "", {}
@@ -318,13 +284,25 @@ def test_each_stage_goes_on_from_the_one_before(tmp_path):
         states[name] = train_and_evaluate(load_config(f"configs/{name}.py:smoke", chosen), tmp_path / name)
         last = str(tmp_path / name)
         rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        assert [r["step"] for r in rows] == [1, 2]
+        assert [r["step"] for r in rows if "loss" in r] == [1, 2]
         assert len(list((tmp_path / name / "previews").iterdir())) == 1
     # What the last stage freezes is what the one before it left.
     for part in ("img2plane", "adapter", "decoder"):
         pairs = (jax.tree.leaves(states[k].average["params"][part]) for k in ("torso", "motion2plane"))
         for a, b in zip(*pairs, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_people_are_held_out_or_evaluation_is_declined(tmp_path):
+    people_shards.write_shards(tmp_path, 4, 3, 32, 16, 0)
+    shards = ["data.source=shards", f"data.folder={tmp_path}", "data.pncc_size=16"]
+    config = load_config("configs/torso.py:smoke", shards)
+    batches, _ = frames.streams(config, 32, data_frames.KEYS)
+    with pytest.raises(InputError, match=r"holds 2 people.*or set held_out_batches=0"):
+        batches(0)
+    config.held_out_batches = 0
+    batches, held_out = frames.streams(config, 32, data_frames.KEYS)
+    assert held_out is None and sorted(next(batches(0))["example"]) in ([0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3])
 
 
 def test_truths_agree_on_the_device():

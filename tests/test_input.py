@@ -22,7 +22,7 @@ class Numbers:
         return {"source": np.full((2, 2), index, np.uint8), "unused": np.zeros(1)}
 
 
-@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("processes", [1, 2, 8])
 def test_processes_share_every_batch(processes, monkeypatch):
     monkeypatch.setattr(portrait, "PeopleShards", Numbers)
 

@@ -1,5 +1,6 @@
 """Planning: topologies, traffic of programs, batches' shapes without data, and the toy stage compiled for a TPU."""
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -7,8 +8,10 @@ import math
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from toys import stage as toy
 
+from benchmarks import plan as table
 from r3p import chips, cli, hlo, plan, sharding
 from r3p.errors import InputError
 from r3p.stages.absent import stand_in
@@ -117,13 +120,52 @@ def assert_same(empty, drawn):
     }
 
 
+def lying(shape, *axes):
+    mesh = AbstractMesh((2, 2, 1), sharding.AXES, axis_types=(AxisType.Auto,) * 3)
+    return jax.ShapeDtypeStruct(shape, "float32", sharding=NamedSharding(mesh, PartitionSpec(*axes)))
+
+
 def test_activations_that_are_gathered_are_told_from_parameters():
-    state = {"w": jax.ShapeDtypeStruct((512, 512), "float32")}
+    state = {"split": lying((512, 512), None, "fsdp"), "whole": lying((512, 1024))}
     found = [
-        hlo.Collective("all-gather", [shape], 4, 1.0, 1.0, name)
-        for shape, name in (((512, 512), "weights"), ((64,), "metrics"), ((8, 128, 128, 32), "rays"))
+        hlo.Collective("all-gather", shapes, 4, 1.0, times, name)
+        for shapes, times, name in (
+            ([(512, 512)], 3.0, "weights"),
+            ([(262144,), (64,)], 1.0, "weights, flat, with metrics"),
+            ([(64,)], 1.0, "metrics"),
+            ([(8, 128, 128, 32)], 2.0, "rays"),
+            # As large as a parameter that lies on every chip, which nothing has to gather.
+            ([(512, 512), (4, 256, 512)], 1.0, "features"),
+        )
     ]
-    assert [g["source"] for g in plan.gathers(hlo.Traffic(0.0, found), state)] == ["rays"]
+    known, others = plan.gathers(hlo.Traffic(0.0, found), state)
+    assert known == {"count": 4.0, "bytes": 4.0}
+    assert [(g["shape"], g["source"]) for g in others] == [([8, 128, 128, 32], "rays"), ([4, 256, 512], "features")]
+    assert [d["times"] for d in plan.dearest(hlo.Traffic(0.0, found), 2)] == [3.0, 2.0]
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_a_step_that_gathers_activations_is_found_out(everywhere):
+    mesh = sharding.make_mesh({"data": 2, "fsdp": 2}, plan.devices(chips.topology("v5e-4")))
+    batch = NamedSharding(mesh, sharding.BATCH)
+    w = jax.ShapeDtypeStruct((512, 512), "float32", sharding=NamedSharding(mesh, PartitionSpec(None, "fsdp")))
+    x = jax.ShapeDtypeStruct((64, 128, 512), "float32", sharding=batch)
+
+    def step(w, x):
+        def loss(w):
+            y = jax.nn.gelu(x @ w)
+            if everywhere:  # a constraint that no stage should have
+                y = jax.lax.with_sharding_constraint(y, sharding.replicated(mesh))
+            return jax.numpy.square(y @ w).mean()
+
+        return w - jax.grad(loss)(w)
+
+    text = jax.jit(step, out_shardings=w.sharding).lower(w, x).compile().as_text()
+    known, others = plan.gathers(hlo.traffic(text), {"w": w})
+    assert known["count"] > 0
+    assert bool(others) == everywhere
 
 
 def test_a_missing_compiler_is_told_with_the_command(monkeypatch, capsys):
@@ -139,19 +181,45 @@ def test_a_missing_compiler_is_told_with_the_command(monkeypatch, capsys):
     assert "pip install --no-deps jax-cuda13-plugin" in capsys.readouterr().err
 
 
+COMPLAINT = """RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 52.84G of 15.75G hbm.
+
+  Largest program allocations in hbm:
+
+  1. Size: 16.00G
+     Operator: op_name="jit(step)/render/gather" source_file="render.py" source_line=3
+     Shape: f32[8,128,128,32]{3,2,1,0:T(8,128)}
+     Unpadded size: 4.00G
+
+  2. Size: 1.00M
+     Operator: op_name="jit(step)/mul"
+     Shape: bf16[512]{0}
+"""
+
+
 def test_the_compilers_complaint_is_understood():
-    told = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 52.84G of 15.75G hbm."
-    assert plan._room(told) == (52.84 * 2**30, 15.75 * 2**30)
+    error = plan.DoesNotFitError(COMPLAINT, "mesh.fsdp=2")
+    assert error.wanted == 52.84 * 2**30
+    assert error.arrays == ["16.00G f32[8,128,128,32] of jit(step)/render/gather", "1.00M bf16[512] of jit(step)/mul"]
+    assert (
+        plan.DoesNotFitError("RESOURCE_EXHAUSTED: (52.84G) exceeds available HBM (15.75G)", "").wanted == 52.84 * 2**30
+    )
+
+
+def test_what_may_help_is_what_the_stage_has():
+    config = load_config("configs/torso.py:smoke", [])
+    assert plan._remedies(load_stage(config), config).startswith("mesh.spatial=2")
+    config = load_config(TOY, ["remat=products"])
+    assert plan._remedies(load_stage(config), config) == "accumulate=2, or dtype=bfloat16, or mesh.fsdp=2"
 
 
 def test_the_search_ends_between_what_fits_and_what_does_not(monkeypatch):
     tried = []
 
-    def step(config, topology, found, per_chip, name=""):
+    def step(config, topology, found, per_chip, name="", quick=False):
         tried.append(per_chip)
         wanted = 1000.0 + 90 * per_chip + per_chip**1.2
         if wanted > 3000:
-            raise plan.DoesNotFitError(wanted, None)
+            raise plan.DoesNotFitError(f"Used {wanted} of 3000 hbm", "")
         return made(per_chip, wanted)
 
     def made(per_chip, wanted):
@@ -164,6 +232,27 @@ def test_the_search_ends_between_what_fits_and_what_does_not(monkeypatch):
     assert start.refused == start.largest + 1
     assert 1000 + 90 * start.largest + start.largest**1.2 <= 3000
     assert len(tried) <= 4
+
+
+def test_the_table_of_readme(tmp_path):
+    memory = {"total": 3.0 * 2**30, "state": 1.0, "batch": 1.0, "temporary": 1.0, "code": 1.0}
+    strange = [{"shape": [8, 4], "bytes": 2e6, "times": 1.0, "source": "rays"}]
+    seconds = {"compute": 0.25, "memory": 0.125, "network": 0.0}
+    made = plan.Plan(
+        "configs/torso.py:full", "v5e-16", "TPU v5e", 16, {"data": 16}, 1, memory, 16.0 * 2**30, 5e13, 1e11,
+        {"all-gather": {"count": 1, "bytes": 2e6}}, strange, seconds, 60.4,
+    )  # fmt: skip
+    told = plan.report(made)
+    assert told.startswith("configs/torso.py:full on v5e-16 fits: 3.00 GiB of a chip's 16.00 GiB")
+    assert "all-gathers of activations: 1, 2 MB sent\n    [8, 4], 2 MB, of rays" in told
+    assert "250 ms a step, bound by arithmetic: 64 examples/s" in told
+    (tmp_path / "torso-v5e-16.json").write_text(json.dumps(dataclasses.asdict(made)))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    table.write(readme, table.table(tmp_path))
+    lines = readme.read_text().splitlines()
+    assert lines[0] == "before" and lines[-1] == "after" and len({line.count("|") for line in lines[2:-2]}) == 1
+    assert lines[4].startswith("| torso:full | v5e-16, 16 chips | 1 | 3.00 of 16.00 GiB | 50 | 100 | 2 | 250 ms |")
 
 
 @pytest.mark.slow
@@ -183,7 +272,9 @@ def test_the_toy_stage_is_planned_for_a_tpu(tmp_path, capfd):
     arguments = ["--topology", "v5e-4", "--tries", "0", "--batch", "4", "--json", str(tmp_path / "plan.json")]
     sizes = [f"--set=mesh.{k}=2" for k in ("data", "fsdp")]
     assert cli.main(["plan", "--config", TOY, *arguments, *sizes]) == 0
-    assert "no all-gather of activations" in capfd.readouterr().out
+    told = capfd.readouterr()
+    assert "fits" in told.out and "all-gathers of activations: none" in told.out
+    assert "WARNING" not in told.err  # the compiler's own words at its start
     made = json.loads((tmp_path / "plan.json").read_text())
     assert made["fits"] and made["mesh"] == {"data": 2, "fsdp": 2, "spatial": 1} and not made["gathers"]
     assert {"all-reduce", "all-gather"} <= set(made["collectives"]) | {"all-gather"}

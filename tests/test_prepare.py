@@ -28,7 +28,7 @@ CLIPS = {
 }  # fmt: skip
 
 
-def _write(folder, clips):
+def write_clips(folder, clips):
     for name, told in clips.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def _write(folder, clips):
     return folder
 
 
-def _run(folder, out, processes=0, **more):
+def prepared(folder, out, drive=None, **more):
     sources, missing = find_clips(folder, split="train")
     return prepare.prepare(
         sources,
@@ -45,13 +45,13 @@ def _run(folder, out, processes=0, **more):
         made_clips.SETTINGS,
         made_clips.make,
         (),
-        processes=processes,
+        drive=drive or prepare.by_processes(0),
         group_bytes=200_000,
         **more,
     )
 
 
-def _sums(out):
+def sums(out):
     return {
         p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(out.iterdir()) if p.name != prepare.REPORT
     }
@@ -59,13 +59,13 @@ def _sums(out):
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    return _write(tmp_path_factory.mktemp("clips"), CLIPS)
+    return write_clips(tmp_path_factory.mktemp("clips"), CLIPS)
 
 
 @pytest.fixture(scope="module")
 def whole(clips, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
-    counts = _run(clips, out)
+    counts = prepared(clips, out)
     assert counts == {"accepted": 4, "cut": 1, "crashed": 1, "no person": 1}
     return out
 
@@ -80,36 +80,36 @@ def test_every_clip_ends_in_shards_or_report(whole):
 
 def test_running_again_writes_nothing_and_new_clips_are_appended(clips, whole, tmp_path):
     folder, out = tmp_path / "clips", tmp_path / "out"
-    _write(folder, CLIPS)
-    _run(folder, out)
-    before = _sums(out)
-    assert before == _sums(whole)
-    _run(folder, out)
-    assert _sums(out) == before
-    _write(folder, {"e.mp4": {"frames": 2}, "c/1.mp4": {"frames": 4}})
-    assert _run(folder, out)["accepted"] == 5  # what was rejected stays so
-    assert _run(folder, out, retry=True)["accepted"] == 6 and list(check(out)) == []
-    assert {k: v for k, v in _sums(out).items() if k.startswith("frames")}.items() >= {
+    write_clips(folder, CLIPS)
+    prepared(folder, out)
+    before = sums(out)
+    assert before == sums(whole)
+    prepared(folder, out)
+    assert sums(out) == before
+    write_clips(folder, {"e.mp4": {"frames": 2}, "c/1.mp4": {"frames": 4}})
+    assert prepared(folder, out)["accepted"] == 5  # what was rejected stays so
+    assert prepared(folder, out, retry=True)["accepted"] == 6 and list(check(out)) == []
+    assert {k: v for k, v in sums(out).items() if k.startswith("frames")}.items() >= {
         k: v for k, v in before.items() if k.startswith("frames")
     }.items()
 
 
 def test_two_workers_and_a_dead_one(clips, whole, tmp_path):
     """The same shards for any number of processes; a clip that kills its process costs only itself."""
-    _write(tmp_path / "in", CLIPS | {"b/0.mp4": {"die": 1}})
-    counts = _run(tmp_path / "in", tmp_path / "out", processes=2)
-    assert counts == {"accepted": 4, "cut": 1, "crashed": 2, "no person": 1} and _sums(tmp_path / "out") == _sums(whole)
+    write_clips(tmp_path / "in", CLIPS | {"b/0.mp4": {"die": 1}})
+    counts = prepared(tmp_path / "in", tmp_path / "out", prepare.by_processes(2))
+    assert counts == {"accepted": 4, "cut": 1, "crashed": 2, "no person": 1} and sums(tmp_path / "out") == sums(whole)
     told = json.loads((tmp_path / "out" / prepare.REPORT).read_text())["rejected"]["b/0.mp4"]["text"]
     assert "status 9" in told
 
 
 def test_a_clip_that_takes_too_long(tmp_path):
-    _write(tmp_path / "in", {"a.mp4": {"frames": 1, "sleep": 600}})
-    assert _run(tmp_path / "in", tmp_path / "out", processes=1, limit_s=1)["too slow"] == 1
+    write_clips(tmp_path / "in", {"a.mp4": {"frames": 1, "sleep": 600}})
+    assert prepared(tmp_path / "in", tmp_path / "out", prepare.by_processes(1, limit_s=1))["too slow"] == 1
 
 
 def test_killed_in_the_middle(clips, whole, tmp_path):
-    _write(tmp_path / "in", CLIPS | {"d.mp4": {"frames": 16, "sleep": 600}})
+    write_clips(tmp_path / "in", CLIPS | {"d.mp4": {"frames": 16, "sleep": 600}})
     code = f"""
 from pathlib import Path
 import made_clips
@@ -117,7 +117,7 @@ from data_pipelines import prepare, sources
 if __name__ == "__main__":
     found, missing = sources.find_clips(Path({str(tmp_path / "in")!r}), split="train")
     prepare.prepare(found, missing, Path({str(tmp_path / "out")!r}), made_clips.SETTINGS, made_clips.make, (),
-                    processes=0, group_bytes=200_000)
+                    drive=prepare.by_processes(0), group_bytes=200_000)
 """
     here = Path(__file__).parent
     path = os.pathsep.join([str(here), str(here.parent), *sys.path])
@@ -128,9 +128,9 @@ if __name__ == "__main__":
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    _write(tmp_path / "in", CLIPS)
-    _run(tmp_path / "in", tmp_path / "out")
-    assert _sums(tmp_path / "out") == _sums(whole)
+    write_clips(tmp_path / "in", CLIPS)
+    prepared(tmp_path / "in", tmp_path / "out")
+    assert sums(tmp_path / "out") == sums(whole)
 
 
 # ------------------------------------------------------------------------------------------------ reading
@@ -194,6 +194,15 @@ def test_celebvhq_layout(tmp_path):
     listing.write_text(json.dumps({"clips": {"v_0": row, "w_1": {"ytb_id": "w"}}}))
     found, missing = find_clips(tmp_path, "celebvhq", listing)
     assert missing == ["w_1"] and found[0].person == "v" and found[0].known["duration"]["end_sec"] == 4.0
+    assert found[0].times is None
+    raw = {"w_1": row | {"ytb_id": "w", "bbox": {"top": 0.1, "bottom": 0.9, "left": 0.25, "right": 0.75}}}
+    (tmp_path / "w.mp4").touch()
+    listing.write_text(json.dumps({"clips": raw | {"w_3": row | {"ytb_id": "w", "bbox": {"top": 2}}}}))
+    found, missing = find_clips(tmp_path, "celebvhq", listing)
+    assert [(s.name, s.video.name, s.times, s.box) for s in found] == [
+        ("w_1", "w.mp4", (1.0, 4.0), (0.25, 0.1, 0.75, 0.9))
+    ]  # fmt: skip
+    assert missing == ["w_3 (the list has no duration and bbox to cut it from w.mp4)"]
     with pytest.raises(InputError, match="--list"):
         find_clips(tmp_path, "celebvhq")
     listing.write_text("[]")

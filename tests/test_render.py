@@ -68,6 +68,32 @@ def test_sampling_is_linear_and_zero_outside():
     assert not render.sample_planes(planes, jnp.full((1, 1, 3), -9.0)).any()
 
 
+def test_the_packed_table_of_tpus_is_the_same(monkeypatch):
+    rng = np.random.default_rng(5)
+    planes = jnp.asarray(rng.normal(size=(2, 3, 5, 7, 4)), jnp.float32)
+    # Inside, on the edges, half a texel and more beside them, and far away.
+    points = jnp.asarray(
+        np.concatenate([rng.uniform(-0.8, 0.8, (2, 200, 3)), rng.choice([-9.0, -0.5, 0.5, 9.0], (2, 40, 3))], 1),
+        jnp.float32,
+    )
+    weight = jnp.asarray(rng.normal(size=(2, 240, 4)), jnp.float32)
+
+    def both():
+        def loss(planes, points):
+            features = render.mean_features(planes, points)
+            return (features * weight).sum(), features
+
+        return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(planes, points)
+
+    padded = both()
+    monkeypatch.setattr(render.sharding, "platform", lambda: "tpu")
+    assert (
+        render._sampler(planes) is render._sample_packed and render._sampler(planes[..., None]) is render._sample_plane
+    )
+    for a, b in zip(jax.tree.leaves(padded), jax.tree.leaves(both()), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 def test_order_is_a_stable_sort():
     depths = jnp.asarray(np.random.default_rng(0).integers(0, 9, (2, 3, 20)), jnp.float32)
     order, rank = render.sort_order(depths)

@@ -1,6 +1,5 @@
 """SyncNet and the paper's audio-to-motion: utterances, pairs, losses, and short trainings."""
 
-import json
 from pathlib import Path
 
 import jax
@@ -13,11 +12,10 @@ from quick import drawn, quick_jit
 from configs import audio2motion as a2m_configs
 from configs import syncnet as sync_configs
 from data_pipelines import speech_people, sync_pairs, utterances
-from r3p import export, face, mesh_motion, schedules, weights
+from r3p import face, mesh_motion, schedules, weights
 from r3p.errors import InputError
 from r3p.stages import audio2motion_paper as paper
 from r3p.stages import syncnet
-from r3p.train import load_config, train_and_evaluate
 
 
 @pytest.fixture(scope="module")
@@ -328,38 +326,3 @@ def test_full_configs_have_the_papers_sizes() -> None:
     shapes = jax.eval_shape(syncnet.SyncNet(**sync.model.to_dict()).init, jax.random.key(0), *clips)
     assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == 10_746_144
     assert sync.batch_size * sync.data.pairs == 8192 and config.batch_size == 250
-
-
-# ------------------------------------------------------------------------------------------------ end to end
-@pytest.mark.slow
-def test_the_smoke_runs_learn_on_synthetic_people(tmp_path) -> None:
-    """SyncNet, its weight file, audio-to-motion with it: loss falls on a voice and people that were never heard."""
-    people = tmp_path / "people"
-    speech_people.make(people, 96, 12, 1)
-    sync_config = load_config("configs/syncnet.py:smoke", [f"data.folder={people}"])
-    run = tmp_path / "sync"
-    state = train_and_evaluate(sync_config, run)
-    improves(syncnet.make(sync_config), state, "loss", 0.9)
-    provenance = export.export_portrait(run, tmp_path / "sync.npz", 0)
-    assert provenance["steps"] == 300
-    config = load_config(
-        "configs/audio2motion.py:smoke", [f"data.folder={people}", f"syncnet={tmp_path / 'sync.npz'}"]
-    )  # fmt: skip
-    run = tmp_path / "motion"
-    state = train_and_evaluate(config, run)
-    improves(paper.make(config), state, "loss", 0.7)
-    improves(paper.make(config), state, "prior_landmarks", 0.95)
-    export.export_portrait(run, tmp_path / "motion.npz", 0)
-    trees, meta = weights.load(tmp_path / "motion.npz", "audio2motion")
-    assert set(trees) == {"params", "batch_stats"} and meta["provenance"]["stage"] == "audio2motion_paper"
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert rows[-1]["step"] == 300 and rows[-1]["loss"] < rows[0]["loss"]
-
-
-def improves(stage, state, name: str, factor: float) -> None:
-    """The metric on held-out batches is less than `factor` of that of the first weights."""
-    evaluate, batches = jax.jit(stage.evaluate), list(stage.held_out())
-    assert len(batches) == 3
-    start = jax.jit(stage.init)(jax.random.key(0, impl="rbg"))
-    before, after = (np.mean([float(evaluate(s, b)[name]) for b in batches]) for s in (start, state))
-    assert after < factor * before, f"{name}: {before:.4f} before, {after:.4f} after"

@@ -65,7 +65,8 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape)
         if self.weight_norm:
             scale = self.param("scale", lambda _: jnp.sqrt(jnp.sum(kernel**2, (0, 1), keepdims=True)))
-            kernel = kernel * (scale / jnp.sqrt(jnp.sum(kernel**2, (0, 1), keepdims=True)))
+            # The norm is of what an output channel reads, so the few results are scaled instead of the kernel.
+            gain = (scale / jnp.sqrt(jnp.sum(kernel**2, (0, 1), keepdims=True)))[0]
         if self.stride == 1:
             # A sum of shifted products: on CPU several times faster than the convolution op, forward and backward.
             padded = jnp.pad(x, ((0, 0), (self.padding, self.padding), (0, 0)))
@@ -76,6 +77,8 @@ class Conv(nn.Module):
             y = jax.lax.conv_general_dilated(
                 x, kernel, (self.stride,), [(self.padding, self.padding)], dimension_numbers=("NWC", "WIO", "NWC")
             )
+        if self.weight_norm:
+            y = y * gain
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,))
         return y

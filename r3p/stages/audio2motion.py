@@ -4,7 +4,8 @@ A share of every batch is decoded from the posterior, as in the paper; the rest 
 at a random temperature. That is the path that inference takes, and at low temperature it has to follow the sound.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import jax
@@ -117,10 +118,26 @@ def make(config: ConfigDict) -> Stage:
         state = apply_gradients(state, grads, {**state.model_state, **model_state}, optimizer, config.average_decay)
         return state, {"loss": total, **metrics}
 
-    def batches(first: int) -> Any:
+    def evaluate(state: TrainState, batch: Batch) -> dict[str, Array]:
+        """The terms of what the sound alone gives, at temperature 0: as in use."""
+        sound = (batch[k] for k in ("mel", "pitch", "blink", "amplitude"))
+        heard: Any = model.apply(state.variables(averaged=True), *sound)
+        terms = loss_terms(heard, batch["expression"], weights, gap)
+        total = sum((factors[k] * v for k, v in terms.items()), jnp.zeros(()))
+        return {"loss": total, **terms}
+
+    def stream(first: int, held_out: bool) -> Iterator[Batch]:
         names = list(head.expression_names)
         return speech_crops.batches(
-            config.data.path, size, frames, config.seed, first, names, sharding.process()
+            config.data.path, size, frames, config.seed, first, names, sharding.process(), held_out
         )  # fmt: skip
 
-    return Stage(init, step, batches)
+    def batches(first: int) -> Iterator[Batch]:
+        if config.held_out_batches:
+            next(stream(0, held_out=True))  # now, not at the first evaluation, an empty half is told
+        return stream(first, held_out=False)
+
+    def held_out() -> Iterator[Batch]:
+        return islice(stream(0, held_out=True), config.held_out_batches)
+
+    return Stage(init, step, batches, evaluate=evaluate, held_out=held_out if config.held_out_batches else None)

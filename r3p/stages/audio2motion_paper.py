@@ -158,7 +158,10 @@ def make(config: ConfigDict) -> Stage:
         )
 
     def batches(first: int) -> Iterator[Batch]:
-        utterances.Utterances(data["folder"], held_out=True)  # now, not at the first evaluation, an empty half is told
+        if config.held_out_batches:
+            utterances.Utterances(
+                data["folder"], held_out=True
+            )  # now, not at the first evaluation, an empty half is told
         return stream(first, utterances.Utterances(data["folder"]))
 
     def held_out() -> Iterator[Batch]:
@@ -170,4 +173,5 @@ def make(config: ConfigDict) -> Stage:
         draws = utterances.Draws(config.sync_clips, model.stride, model.latent)
         return utterances.padded(item, longest, draws, np.random.default_rng(0)) | {"example": np.int32(0)}
 
-    return Stage(init, step, batches, evaluate=evaluate, held_out=held_out, example=example)
+    apart = held_out if config.held_out_batches else None
+    return Stage(init, step, batches, evaluate=evaluate, held_out=apart, example=example)

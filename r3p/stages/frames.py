@@ -3,13 +3,15 @@
 b images, s their side, p that of PNCC maps.
 """
 
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from r3p import camera
+from r3p import camera, sharding
+from r3p.errors import InputError
 from r3p.models import layers
 from r3p.models.portrait import Portrait
 from r3p.stages import Batch, terms
@@ -108,3 +110,36 @@ def init_variables(model: Portrait, config: ConfigDict, rng: Array, *, method: s
         arguments += [*(jnp.zeros((1, side, side, c)) for c in (3, 3, 6)), points, points]
     # Behind a barrier: the compiler would compute the whole network's answer to constants.
     return model.init(rng, *jax.lax.optimization_barrier(arguments), method=method)
+
+
+def streams(
+    config: ConfigDict, size: int, keys: tuple[str, ...], *, extrapolated: bool = False
+) -> tuple[Callable[[int], Iterator[Batch]], Callable[[], Iterator[Batch]] | None]:
+    """`batches` and `held_out` of a stage on the frames of `config.data`: `keys` of them, see `data_pipelines.frames`.
+
+    `held_out` is None where `config.held_out_batches` is 0.
+    """
+    from data_pipelines import frames as data
+
+    settings = config.data
+
+    def rows(held_out: bool) -> Any:
+        source = data.examples(
+            settings.source, folder=settings.folder, seed=config.seed, size=size, pncc_size=settings.pncc_size,
+            held_out=held_out,
+        )  # fmt: skip
+        wanted = data.KEYS if held_out else keys  # an evaluation has no use for the motion about a frame
+        return data.part(data.Frames(source, config.seed, settings.pncc_size, wanted, extrapolated), source, held_out)
+
+    def batches(first: int) -> Iterator[Batch]:
+        if config.held_out_batches:
+            try:
+                rows(True)  # now, not at the first evaluation, an empty half is told
+            except InputError as error:
+                raise InputError(f"{error}; or set held_out_batches=0 to train without evaluations") from None
+        return data.batches(rows(False), config.batch_size, config.seed, first, sharding.process())
+
+    def held_out() -> Iterator[Batch]:
+        return data.batches(rows(True), config.batch_size, config.seed, 0, sharding.process(), config.held_out_batches)
+
+    return batches, held_out if config.held_out_batches else None

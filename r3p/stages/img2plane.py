@@ -121,7 +121,7 @@ def make(config: ConfigDict) -> Stage:
             variables = {"params": trained, **own}
             planes, changed = model.apply(
                 variables, student_input(ref), method="canonical", train=True, mutable=list(own),
-                rngs={"dropout": jax.random.fold_in(rng, 1)},
+                rngs=parts.dropout(rng),
             )  # fmt: skip
             side = planes.shape[-2]
             if config.rescale_planes < 1:
@@ -184,7 +184,7 @@ def make(config: ConfigDict) -> Stage:
             trees = state.model_state[parts.FROZEN]["perception"]
             out |= compare(name, trees, terms.clamped(image), terms.clamped(head.rgb), view)
             out[f"{name}_depth_l1"] = depth_error(head, view)
-        return out
+        return {"loss": terms.total(out, factors), **out}
 
     predict_once = jax.jit(predict)
 
@@ -195,4 +195,5 @@ def make(config: ConfigDict) -> Stage:
         )
         return {"source_target_image_raw_depth_again": picture}
 
-    return Stage(init, step, source.batches, preview, evaluate, example=source.example)
+    held_out = source.held_out if config.held_out_batches else None
+    return Stage(init, step, source.batches, preview, evaluate, held_out, source.example)

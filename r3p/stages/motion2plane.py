@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from r3p import losses, schedules, sharding
+from r3p import losses, schedules
 from r3p import state as states
 from r3p.errors import InputError
 from r3p.stages import Batch, Stage, adversary, frames, parts, pretrained, terms
@@ -192,7 +192,7 @@ def make(config: ConfigDict) -> Stage:
         due = parts.every(state.step, config.regularise_every)
         late = now >= config.adversary.start if judge and config.two_stage else jnp.zeros((), bool)
         trained = {k: v for k, v in state.params.items() if k != NAME}
-        rngs = {"dropout": jax.random.fold_in(rng, 1)}
+        rngs = parts.dropout(rng)
 
         def loss(trained: Any) -> tuple[Array, Any]:
             variables = {"params": trained, **own}
@@ -273,7 +273,8 @@ def make(config: ConfigDict) -> Stage:
         out = compare(
             "mv", trees, terms.clamped(image), terms.clamped(head.rgb), head.weight, frames.target_truth(batch)
         )
-        return out | {"mv_psnr": losses.psnr(terms.clamped(image), frames.target_truth(batch).head)}
+        psnr = losses.psnr(terms.clamped(image), frames.target_truth(batch).head)
+        return {"loss": terms.total(out, factors), **out, "mv_psnr": psnr}
 
     predict_once = jax.jit(predict)
 
@@ -286,15 +287,9 @@ def make(config: ConfigDict) -> Stage:
         )
         return {"source_target_image_raw_depth_pncc": picture}
 
-    def batches(first: int) -> Any:
-        settings = config.data
-        examples = data.examples(
-            settings.source, folder=settings.folder, seed=config.seed, size=size, pncc_size=settings.pncc_size
-        )
-        rows = data.Frames(examples, config.seed, settings.pncc_size, wanted, mirrored)
-        return data.batches(rows, config.batch_size, config.seed, first, sharding.process())
+    batches, held_out = frames.streams(config, size, wanted, extrapolated=mirrored)
 
     def example() -> Batch:
         return data.like(wanted, size, config.data.pncc_size)
 
-    return Stage(init, step, batches, preview, evaluate, example=example)
+    return Stage(init, step, batches, preview, evaluate, held_out, example)

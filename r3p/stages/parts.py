@@ -46,6 +46,15 @@ def samples(model: Portrait, draws: Draws | None, name: str) -> dict[str, Any]:
     return {"jitter": draws.uniform(f"jitter {name}", (rays, model.coarse)), "u": u}
 
 
+def dropout(rng: Array) -> dict[str, Array]:
+    """Flax's `rngs` of a step: a generator that each device can run for its own rows alone.
+
+    With `rbg` each device would draw the whole batch's masks: 4 MB an example in image-to-plane's pooling.
+    """
+    bits = jax.random.bits(jax.random.fold_in(rng, 1), (2,), jnp.uint32)
+    return {"dropout": jax.random.wrap_key_data(bits, impl="threefry2x32")}
+
+
 def shower(model: Portrait) -> Callable[..., tuple[Head, Array]]:
     """`(variables, planes, camera, draws, name)` -> the head and its enlarged image, neither clamped.
 

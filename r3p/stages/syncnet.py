@@ -118,7 +118,8 @@ def make(config: ConfigDict) -> Stage:
         )
 
     def batches(first: int) -> Iterator[Batch]:
-        Utterances(data["folder"], held_out=True)  # now, not at the first evaluation, an empty half is told
+        if config.held_out_batches:
+            Utterances(data["folder"], held_out=True)  # now, not at the first evaluation, an empty half is told
         return stream(first, Utterances(data["folder"]))
 
     def held_out() -> Iterator[Batch]:
@@ -128,4 +129,5 @@ def make(config: ConfigDict) -> Stage:
         item = like(data["window"], data["features"], len(bases.identity), len(bases.expression))
         return sync_pairs.example(item, item, 0, data["window"], data["pairs"], np.random.default_rng(0))
 
-    return Stage(init, step, batches, evaluate=evaluate, held_out=held_out, example=example)
+    apart = held_out if config.held_out_batches else None
+    return Stage(init, step, batches, evaluate=evaluate, held_out=apart, example=example)

@@ -41,19 +41,34 @@ class Teacher(Protocol):
 
     `init` gives what the teacher knows, which the train state carries along; `start`, parts of it that the student
     begins with (`params` of `Portrait`); `views`, the source and another view of the batch's heads; `batches`, host
-    batches from a step on; `example`, an empty row of them.
+    batches from a step on; `held_out`, those of heads that are never trained on; `example`, an empty row of them.
     """
 
     def init(self) -> Tree: ...
     def start(self) -> Tree: ...
     def views(self, trees: Tree, batch: Batch, draws: Draws) -> tuple[View, View]: ...
     def batches(self, first: int) -> Iterator[Batch]: ...
+    def held_out(self) -> Iterator[Batch]: ...
     def example(self) -> Batch: ...
 
 
 def to_float(image: Array) -> Array:
     """uint8 in [0, 255] -> float32 in [-1, 1]."""
     return image.astype(jnp.float32) / 127.5 - 1
+
+
+def _batches(rows: Any, config: ConfigDict, first: int) -> Iterator[Batch]:
+    from data_pipelines import frames
+
+    trained = frames.part(rows, rows, held_out=False)
+    return frames.batches(trained, config.batch_size, config.seed, first, sharding.process())
+
+
+def _held_out(rows: Any, config: ConfigDict) -> Iterator[Batch]:
+    from data_pipelines import frames
+
+    apart = frames.part(rows, rows, held_out=True)
+    return frames.batches(apart, config.batch_size, config.seed, 0, sharding.process(), config.held_out_batches)
 
 
 class People:
@@ -75,11 +90,16 @@ class People:
 
         return view("source"), view("target")
 
-    def batches(self, first: int) -> Iterator[Batch]:
-        from data_pipelines import frames, views
+    def _rows(self) -> Any:
+        from data_pipelines import views
 
-        data = views.PeopleViews(self.config.seed, self.size, self.raw)
-        return frames.batches(data, self.config.batch_size, self.config.seed, first, sharding.process())
+        return views.PeopleViews(self.config.seed, self.size, self.raw)
+
+    def batches(self, first: int) -> Iterator[Batch]:
+        return _batches(self._rows(), self.config, first)
+
+    def held_out(self) -> Iterator[Batch]:
+        return _held_out(self._rows(), self.config)
 
     def example(self) -> Batch:
         out: Batch = {"example": np.uint32(0)}
@@ -136,12 +156,16 @@ class Generator:
         source, target = cast(list[View], self.model.apply(trees, method=both))
         return jax.lax.stop_gradient((source, target))
 
-    def batches(self, first: int) -> Iterator[Batch]:
-        from data_pipelines import frames, views
+    def _rows(self) -> Any:
+        from data_pipelines import views
 
-        config = self.config
-        data = views.GeneratorViews(config.seed, self.model.latent, config.data.cameras)
-        return frames.batches(data, config.batch_size, config.seed, first, sharding.process())
+        return views.GeneratorViews(self.config.seed, self.model.latent, self.config.data.cameras)
+
+    def batches(self, first: int) -> Iterator[Batch]:
+        return _batches(self._rows(), self.config, first)
+
+    def held_out(self) -> Iterator[Batch]:
+        return _held_out(self._rows(), self.config)
 
     def example(self) -> Batch:
         from data_pipelines import views

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from r3p import losses, schedules, sharding
+from r3p import losses, schedules
 from r3p import state as states
 from r3p.errors import InputError
 from r3p.models.decoder import Head
@@ -159,7 +159,7 @@ def make(config: ConfigDict) -> Stage:
         own, trees = parts.of_model(state.model_state), state.model_state[parts.FROZEN]["perception"]
         source, target = frames.source_truth(batch), frames.target_truth(batch)
         fixed = {k: v for k, v in state.params.items() if k not in (PART, NAME)}
-        rngs = {"dropout": jax.random.fold_in(rng, 1)} if config.frozen_as_in_training else None
+        rngs = parts.dropout(rng) if config.frozen_as_in_training else None
         before, around = {"params": state.params, **own}, surroundings(model, batch, config.background)
 
         def head_at(name: str, pncc: Array, camera: Array) -> tuple[Head, Any]:
@@ -208,14 +208,14 @@ def make(config: ConfigDict) -> Stage:
     def predict(state: TrainState, batch: Batch) -> tuple[Head, FusionOutput]:
         variables = state.variables(averaged=True)
         head, _ = head_of(variables, batch, batch["pncc_target"], batch["target_camera"], None, None, "")
-        around = surroundings(model, batch, config.background)
-        return head, fuse(model, variables, head, around, batch["target_keypoints"], train=False, mutable=[])[0]
+        around, points = surroundings(model, batch, config.background), keypoints_of(model, frames.target_truth(batch))
+        return head, fuse(model, variables, head, around, points, train=False, mutable=[])[0]
 
     def evaluate(state: TrainState, batch: Batch) -> dict[str, Array]:
         _, frame = predict(state, batch)
         image, target = terms.clamped(frame.rgb), frames.target_truth(batch)
         out = compare("mv", state.model_state[parts.FROZEN]["perception"], image, target)
-        return out | {"mv_psnr": losses.psnr(image, target.image)}
+        return {"loss": terms.total(out, factors), **out, "mv_psnr": losses.psnr(image, target.image)}
 
     predict_once = jax.jit(predict)
 
@@ -227,15 +227,9 @@ def make(config: ConfigDict) -> Stage:
         )
         return {"source_target_image_raw_torso_depth": picture}
 
-    def batches(first: int) -> Any:
-        settings = config.data
-        examples = data.examples(
-            settings.source, folder=settings.folder, seed=config.seed, size=size, pncc_size=settings.pncc_size
-        )
-        rows = data.Frames(examples, config.seed, settings.pncc_size, data.KEYS)
-        return data.batches(rows, config.batch_size, config.seed, first, sharding.process())
+    batches, held_out = frames.streams(config, size, data.KEYS)
 
     def example() -> Batch:
         return data.like(data.KEYS, size, config.data.pncc_size)
 
-    return Stage(init, step, batches, preview, evaluate, example=example)
+    return Stage(init, step, batches, preview, evaluate, held_out, example)
