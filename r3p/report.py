@@ -45,6 +45,12 @@ TARGETS = {
 _ORBIT = np.radians(np.linspace(-20, 20, 21))
 
 
+def _missed(name: str, value: float | None) -> bool:
+    """A figure that could not be had, such as the lips of a face that is not found, is missed as well."""
+    bound, kind = TARGETS[name]
+    return value is None or (value < bound if kind == "least" else value > bound)
+
+
 @dataclasses.dataclass
 class Report:
     """Figures by name, and the pictures that go with them (rows of u8 [h, w, 3])."""
@@ -54,11 +60,7 @@ class Report:
 
     def write(self, path: Path) -> None:
         """`path` (JSON) and a PNG of the same name."""
-        misses = [
-            name
-            for name, (bound, kind) in TARGETS.items()
-            if name in self.figures and (self.figures[name] < bound if kind == "least" else self.figures[name] > bound)
-        ]
+        misses = [name for name in TARGETS if name in self.figures and _missed(name, self.figures[name])]
         targets = {name: f"at {kind} {bound}" for name, (bound, kind) in TARGETS.items()}
         text = json.dumps({"figures": self.figures, "targets": targets, "missed": misses}, indent=1)
         width = max(row.shape[1] for row in self.rows)
@@ -158,8 +160,7 @@ def _score(report: Report, rows: list[Row], clips: Clips, references: References
     table = {row.id: {name: of[row.id].figures for name, of in results.scores.items() if row.id in of} for row in rows}
     for name, (clip, figure) in _FROM.items():
         value = table[clip].get(OURS, {}).get(figure)
-        if value is not None and np.isfinite(value):
-            report.figures[name] = value
+        report.figures[name] = None if value is None or not np.isfinite(value) else float(value)
     report.figures["frames"] = len(phone)
     report.figures["failures"] = {m: f for m, f in results.failures.items() if f}
     lips = lips[: len(phone)]

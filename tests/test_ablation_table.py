@@ -83,13 +83,12 @@ def test_a_run_is_scored_on_held_out_examples_once(tmp_path, monkeypatch):
     from ml_collections import ConfigDict
 
     from r3p.errors import InputError
-    from r3p.evaluate.portrait import SEED
 
     rng = np.random.default_rng(0)
-    seeds, name = [], ["source_target_image_raw_torso_depth"]
+    counts, name = [], ["source_target_image_raw_torso_depth"]
 
     def make(config):
-        seeds.append(config.seed)
+        counts.append(config.held_out_batches)
 
         def preview(state, batch):
             target = batch["target"]
@@ -97,7 +96,7 @@ def test_a_run_is_scored_on_held_out_examples_once(tmp_path, monkeypatch):
             return {name[0]: np.concatenate([target, target, image, target, target, target], 1)}
 
         batches = [{"target": rng.integers(0, 200, (16, 16, 3), dtype=np.uint8)} for _ in range(5)]
-        return SimpleNamespace(preview=preview, batches=lambda first: iter(batches))
+        return SimpleNamespace(preview=preview, held_out=lambda: iter(batches))
 
     monkeypatch.setattr(ablation, "read_run", lambda workdir: (ConfigDict({"seed": 1, "stage": "torso"}), 10))
     monkeypatch.setattr(ablation, "load_stage", make)
@@ -108,9 +107,9 @@ def test_a_run_is_scored_on_held_out_examples_once(tmp_path, monkeypatch):
 
     networks = Without()
     scores = ablation.kept_scores(tmp_path / "s.json", tmp_path, networks, 3)
-    assert set(scores) == {"psnr_s", "ssim_s", "l1_s"} and len(scores["psnr_s"]) == 3 and seeds == [SEED]
+    assert set(scores) == {"psnr_s", "ssim_s", "l1_s"} and len(scores["psnr_s"]) == 3 and counts == [3]
     np.testing.assert_allclose(scores["l1_s"], 10 / 255, rtol=1e-5)
-    assert ablation.kept_scores(tmp_path / "s.json", tmp_path, networks, 3) == scores and seeds == [SEED]
+    assert ablation.kept_scores(tmp_path / "s.json", tmp_path, networks, 3) == scores and counts == [3]
     assert len(ablation.kept_scores(tmp_path / "s.json", tmp_path, networks, 4)["l1_s"]) == 4
     name[0] = "source_target_raw_raw_raw_depth"
     with pytest.raises(InputError, match="no finished frame"):

@@ -29,9 +29,10 @@ def test_a_hole_in_the_face_is_seen():
 
 def test_a_report_names_what_it_misses(tmp_path):
     row = np.zeros((8, 16, 3), np.uint8)
-    Report({"source_psnr": 30.0, "frames_per_second": 1.0}, [row, row]).write(tmp_path / "r.json")
+    figures = {"source_psnr": 30.0, "frames_per_second": 1.0, "video_lip_corr": None}
+    Report(figures, [row, row]).write(tmp_path / "r.json")
     text = (tmp_path / "r.json").read_text()
-    assert '"missed": [\n  "frames_per_second"\n ]' in text
+    assert '"missed": [\n  "frames_per_second",\n  "video_lip_corr"\n ]' in text
     assert photo.load_image(tmp_path / "r.png").shape == (24, 16, 3)
 
 

@@ -19,7 +19,6 @@ from r3p.evaluate import uncertainty
 from r3p.evaluate.metrics import METRICS
 from r3p.evaluate.networks import Networks
 from r3p.evaluate.pixels import PixelTotals
-from r3p.evaluate.portrait import SEED
 from r3p.export import read_run
 from r3p.train import load_stage
 
@@ -35,18 +34,19 @@ def pictures(strip: np.ndarray, name: str) -> dict[str, np.ndarray]:
 
 
 def score_run(workdir: Path, networks: Networks, count: int) -> Scores:
-    """Figures of each of `count` held-out examples by name; always the same examples.
+    """Figures of each of `count` held-out examples by name: the first of each of the stage's own held-out batches, the
+    same for every run of a seed.
 
     Raises InputError when there is no checkpoint, or the stage shows no finished frame.
     """
     config, state = read_run(workdir)
     with config.unlocked():
-        config.seed = SEED
+        config.held_out_batches = count
     stage = load_stage(config)
     out: Scores = {name: [] for name in FIGURES if name in ("psnr_s", "ssim_s", "l1_s") or "lpips" in networks}
-    if stage.preview is None:
+    if stage.preview is None or stage.held_out is None:
         raise InputError(f"{workdir} is a run of {config.stage}, which shows no pictures: score a run of the torso")
-    for batch in tqdm(islice(stage.batches(0), count), total=count, desc=f"scoring {workdir}", unit="example"):
+    for batch in tqdm(islice(stage.held_out(), count), total=count, desc=f"scoring {workdir}", unit="example"):
         ((name, strip),) = stage.preview(state, batch).items()
         found = pictures(strip, name)
         if "image" not in found:
