@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from r3p import avatar, photo
-from r3p.evaluate import talking
+from r3p.evaluate.series import best_correlation
 from r3p.report import Report, _hole
 
 
@@ -11,11 +11,11 @@ def test_correlation_finds_the_lag_and_ignores_gaps():
     series = rng.normal(size=60)
     later = np.roll(series, 2)
     later[20:25] = np.nan
-    correlation, lag = talking.best_correlation(later, series, 3)
+    correlation, lag = best_correlation(later, series, 3)
     assert lag == 2 and correlation == pytest.approx(1)
-    assert talking.best_correlation(later, series, 1)[0] < 0.5
-    assert talking.best_correlation(np.ones(60), series, 3) == (0.0, 0)
-    assert talking.best_correlation(series[:8], series[:8], 0) == (0.0, 0)
+    assert best_correlation(later, series, 1)[0] < 0.5
+    assert best_correlation(np.ones(60), series, 3) == (0.0, 0)
+    assert best_correlation(series[:8], series[:8], 0) == (0.0, 0)
 
 
 def test_a_hole_in_the_face_is_seen():

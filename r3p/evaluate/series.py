@@ -8,7 +8,6 @@ import numpy as np
 
 from data_pipelines.head_landmarks import IBUG_68
 from r3p import face
-from r3p.evaluate.talking import best_correlation
 
 FPS = 25.0
 LIPS = slice(48, 68)  # of iBUG's 68
@@ -52,6 +51,20 @@ def lips_and_yaw(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Inner lips' gap in eye distances [t] and turn of the nose [t] (about sin(yaw)) of points [t, 478, 2]."""
     left, right = (np.linalg.norm(points[:, 1] - points[:, k], axis=-1) for k in (234, 454))
     return np.asarray(face.lip_gap(points)), (left - right) / (left + right)
+
+
+def best_correlation(a: np.ndarray, b: np.ndarray, lag: int) -> tuple[float, int]:
+    """The largest Pearson correlation of two series [t] with `a` up to `lag` frames later or earlier -> (it, lag).
+
+    Frames where either is NaN do not count; 0 when nothing moves or fewer than 10 frames are left.
+    """
+    n, best = min(len(a), len(b)), (0.0, 0)
+    for k in range(-lag, lag + 1):
+        x, y = (a[k:n], b[: n - k]) if k >= 0 else (a[: n + k], b[-k:n])
+        known = np.isfinite(x) & np.isfinite(y)
+        if known.sum() >= 10 and x[known].std() > 1e-9 and y[known].std() > 1e-9:
+            best = max(best, (float(np.corrcoef(x[known], y[known])[0, 1]), k))
+    return best
 
 
 def correlation(a: np.ndarray, b: np.ndarray, lag: int = 0) -> tuple[float, float]:

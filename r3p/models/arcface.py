@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from r3p.models.layers import centred_conv
 from r3p.models.norms import BatchNorm
 
 Array = jax.Array
@@ -25,13 +26,6 @@ class PReLU(nn.Module):
         return jnp.maximum(x, 0) + slope * jnp.minimum(x, 0)
 
 
-def _conv(features: int, kernel: int, stride: int, name: str) -> nn.Conv:
-    pad = kernel // 2
-    return nn.Conv(
-        features, (kernel, kernel), (stride, stride), [(pad, pad)] * 2, use_bias=False, precision="highest", name=name
-    )
-
-
 class Block(nn.Module):
     """[b, h, w, c] -> [b, h / stride, w / stride, features]; `down`: the shortcut has a convolution."""
 
@@ -42,11 +36,11 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         y = BatchNorm(name="bn1")(x)
-        y = _conv(self.features, 3, 1, "conv1")(y)
+        y = centred_conv(self.features, 3, 1, "conv1")(y)
         y = PReLU(name="prelu")(BatchNorm(name="bn2")(y))
-        y = BatchNorm(name="bn3")(_conv(self.features, 3, self.stride, "conv2")(y))
+        y = BatchNorm(name="bn3")(centred_conv(self.features, 3, self.stride, "conv2")(y))
         if self.down:
-            x = BatchNorm(name="down_bn")(_conv(self.features, 1, self.stride, "down")(x))
+            x = BatchNorm(name="down_bn")(centred_conv(self.features, 1, self.stride, "down")(x))
         return x + y
 
 
@@ -66,7 +60,7 @@ class ArcFace(nn.Module):
 
     @nn.compact
     def __call__(self, faces: Array) -> Array:
-        x = _conv(self.stem, 3, 1, "conv1")(faces)
+        x = centred_conv(self.stem, 3, 1, "conv1")(faces)
         x = PReLU(name="prelu")(BatchNorm(name="bn1")(x))
         for i, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             for j in range(depth):

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from r3p.models.norms import BatchNorm
+
 Array = jax.Array
 Initializer = Callable[..., Array]
 
@@ -82,31 +84,6 @@ class Conv(nn.Module):
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,))
         return y
-
-
-class BatchNorm(nn.Module):
-    """Batch normalisation over b and t; unlike Flax's, the running variance is the unbiased one, as in PyTorch."""
-
-    momentum: float = 0.1
-    epsilon: float = 1e-5
-
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        c = x.shape[-1]
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,))
-        running_var = self.variable("batch_stats", "var", jnp.ones, (c,))
-        scale = self.param("scale", nn.initializers.ones, (c,))
-        bias = self.param("bias", nn.initializers.zeros, (c,))
-        if train:
-            mean, var = jnp.mean(x, (0, 1)), jnp.var(x, (0, 1))
-            if not self.is_initializing():
-                count = x.shape[0] * x.shape[1]
-                unbiased = var * count / max(count - 1, 1)
-                running_mean.value += self.momentum * (mean - running_mean.value)
-                running_var.value += self.momentum * (unbiased - running_var.value)
-        else:
-            mean, var = running_mean.value, running_var.value
-        return (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
 
 
 class ConvStack(nn.Module):

@@ -9,19 +9,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from r3p.models.layers import centred_conv
 from r3p.models.norms import BatchNorm
 
 Array = jax.Array
 SIDE = 224  # pixels of an aligned face
 # Identity, expression, texture, angles, light, shift, depth: the 257 coefficients in their order.
 HEADS = (80, 64, 80, 3, 27, 2, 1)
-
-
-def _conv(features: int, kernel: int, stride: int, name: str) -> nn.Conv:
-    pad = kernel // 2
-    return nn.Conv(
-        features, (kernel, kernel), (stride, stride), [(pad, pad)] * 2, use_bias=False, precision="highest", name=name
-    )
 
 
 class Bottleneck(nn.Module):
@@ -33,11 +27,11 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        y = nn.relu(BatchNorm(name="bn1")(_conv(self.width, 1, 1, "conv1")(x)))
-        y = nn.relu(BatchNorm(name="bn2")(_conv(self.width, 3, self.stride, "conv2")(y)))
-        y = BatchNorm(name="bn3")(_conv(4 * self.width, 1, 1, "conv3")(y))
+        y = nn.relu(BatchNorm(name="bn1")(centred_conv(self.width, 1, 1, "conv1")(x)))
+        y = nn.relu(BatchNorm(name="bn2")(centred_conv(self.width, 3, self.stride, "conv2")(y)))
+        y = BatchNorm(name="bn3")(centred_conv(4 * self.width, 1, 1, "conv3")(y))
         if self.down:
-            x = BatchNorm(name="down_bn")(_conv(4 * self.width, 1, self.stride, "down")(x))
+            x = BatchNorm(name="down_bn")(centred_conv(4 * self.width, 1, self.stride, "down")(x))
         return nn.relu(x + y)
 
 
@@ -57,7 +51,7 @@ class Deep3D(nn.Module):
 
     @nn.compact
     def __call__(self, faces: Array) -> Array:
-        x = nn.relu(BatchNorm(name="bn1")(_conv(self.stem, 7, 2, "conv1")(faces)))
+        x = nn.relu(BatchNorm(name="bn1")(centred_conv(self.stem, 7, 2, "conv1")(faces)))
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         for i, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             for j in range(depth):

@@ -68,6 +68,14 @@ def conv(x: Array, kernel: Array, padding: str | Sequence[tuple[int, int]] = "SA
     )
 
 
+def centred_conv(features: int, kernel: int, stride: int, name: str) -> nn.Conv:
+    """Bias-free convolution of images with `kernel // 2` zeros around them, as residual networks have it."""
+    pad = kernel // 2
+    return nn.Conv(
+        features, (kernel, kernel), (stride, stride), [(pad, pad)] * 2, use_bias=False, precision="highest", name=name
+    )
+
+
 def upsample2d(x: Array) -> Array:
     """Twice the size with the binomial filter [1, 3, 3, 1] (StyleGAN2 image skip): [b, h, w, c] -> [b, 2h, 2w, c]."""
     for axis in (1, 2):
