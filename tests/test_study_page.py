@@ -13,11 +13,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import quickjs
 from test_study import METHODS, made  # noqa: F401
 
 from r3p.evaluate import study
 
-quickjs = pytest.importorskip("quickjs", reason="the page's script wants quickjs: pip install '.[test]'")
 BROWSER = os.environ.get("R3P_BROWSER") or shutil.which("chromium") or ""
 _PAGE = """
 class Element {
