@@ -157,6 +157,37 @@ def test_a_reference_that_cannot_be_read_is_no_failure_of_a_method(stage, capsys
     assert "truth1 holds no PNG file" in capsys.readouterr().err
 
 
+def _spoken(stage, frames):
+    """A manifest whose sound is a video without any; the methods' clips are there."""
+    with video.VideoWriter(stage / "mute.mp4", (SIDE, SIDE)) as writer:
+        for _ in range(frames):
+            writer.write(np.full((SIDE, SIDE, 3), 120, np.uint8))
+    columns = ",".join(manifest.COLUMNS)
+    (stage / "m.csv").write_text(f"{columns}\nc0,audio,truth0/000.png,,mute.mp4,,p,c0\n")
+
+
+def test_a_sound_file_without_sound_is_one_sentence(stage, capsys):
+    _spoken(stage, FRAMES)
+    assert cli.main(_arguments(stage, "--metrics", "sync")) == 2
+    assert "mute.mp4 has no sound: expected a file with an audio stream" in capsys.readouterr().err
+
+
+def test_an_output_needs_no_sound_of_its_own(stage):
+    """The manifest's sound counts; one that lasts longer than the output is a failure."""
+    _spoken(stage, 10)
+    nets = networks.Networks.__new__(networks.Networks)
+    nets.finder, nets.missing, nets._user = networks.FaceFinder, {}, {}
+    row = manifest.Row("a", "audio", stage / "truth0", None, stage / "a.wav", None, "p", "x")
+    output, references = stage / "mute.mp4", clip.References(nets, SIDE)
+    audio.save_wav(stage / "a.wav", np.zeros(6400, np.float32))
+    with pytest.warns(UserWarning, match="is silent"):
+        assert clip.score(row, output, nets, references, ("sync",)).frames == 10
+    audio.save_wav(stage / "a.wav", np.zeros(19200, np.float32))
+    longer = pytest.raises(InputError, match="10 frames long at 25 a second, its sound 30")
+    with pytest.warns(UserWarning, match="is silent"), longer:
+        clip.score(row, output, nets, references, ("sync",))
+
+
 def _absent(*_, **__):
     raise InputError("vgg16.npz is not in the cache: run `r3p assets` once (it needs the network)")
 
@@ -168,6 +199,7 @@ def _absent(*_, **__):
         ("a,lips,,,,t,p,o", "protocol 'lips'"),
         ("a,same,,,,nowhere,p,o", "does not exist"),
         ("a,audio,t,,,,p,o", "has no audio"),
+        ("a,audio,t,,a.wav,,p,o", "names audio .*a.wav, which does not exist"),
         ("a,same,,,,t,p,../o", "under the methods' folders"),
         ("a,same,,,,t,p,o\na,same,,,,t,p,o", "repeats the id"),
         ("", "has no row"),

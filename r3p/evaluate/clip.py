@@ -15,8 +15,9 @@ from r3p.evaluate.manifest import Row
 from r3p.evaluate.networks import Networks, arcface_crops, five_points
 from r3p.evaluate.observe import Observation, batches, frames_of, is_picture, observe
 from r3p.evaluate.pixels import PixelTotals
+from r3p.evaluate.regions import RegionTotals
 
-GROUPS = ("pixels", "lpips", "lpips_vgg", "features", "face", "sync")
+GROUPS = ("pixels", "regions", "lpips", "lpips_vgg", "features", "face", "sync")
 SLACK_FRAMES, SLACK = 2, 0.02  # how much shorter or longer than its reference a clip may be
 _ASPECT = 0.02  # how much its aspect may differ from its truth's
 _SYNC_LAG, _LIP_LAG = 5, 2
@@ -100,24 +101,29 @@ def score(
     if not seen.found:
         raise InputError("no face is found in any frame of the output")
     result = Score({"face_found": seen.found}, len(seen), notes)
+    sound = audio.load(row.audio) if row.audio is not None and moving else None
+    if sound is not None and row.protocol == "audio":
+        check_length(len(seen), audio.video_frames(len(sound)), "sound")
     truth = row.truth or (row.driver if row.protocol == "same" else None)
     if truth is not None and row.protocol in ("same", "novel_view"):
         _pixels(result, output, truth, references, groups)
+        if "regions" in groups:
+            _regions(result, output, truth, references)
     motion = row.truth or row.driver
     target = truth or motion
     if "features" in groups and moving and target is not None:
         _features(result, output, target, references)
     if "face" in groups:
         _face(result, row, seen, networks, references, output, motion)
-    if "sync" in groups and row.audio is not None and moving:
-        loud = speech_motion.loudness(audio.load(row.audio), len(seen)).reshape(-1, 2).mean(1)
+    if "sync" in groups and sound is not None:
+        loud = speech_motion.loudness(sound, len(seen)).reshape(-1, 2).mean(1)
         value, lag = series.correlation(series.lips_and_yaw(seen.points)[0], loud, _SYNC_LAG)
         result.figures |= {"sync_proxy": value, "sync_proxy_lag": lag}
-        _lips_and_sound(result, row.audio, seen, output, references)
+        _lips_and_sound(result, sound, seen, output, references)
     return result
 
 
-def _lips_and_sound(result: Score, sound: Path, seen: Observation, output: Path, references: References) -> None:
+def _lips_and_sound(result: Score, sound: np.ndarray, seen: Observation, output: Path, references: References) -> None:
     """LSE where SyncNet's weights are there; its script drops short clips."""
     brought = references.networks.brought("syncnet") if "syncnet" in references.networks else None
     if brought is None or brought.judge is None:
@@ -125,7 +131,7 @@ def _lips_and_sound(result: Score, sound: Path, seen: Observation, output: Path,
     if len(seen) <= sync.LEAST:
         result.notes.append(f"no LSE of {len(seen)} frames: SyncNet's script wants more than {sync.LEAST}")
         return
-    result.figures |= brought.judge(frames_of(output, references.size), seen.points, audio.load(sound))
+    result.figures |= brought.judge(frames_of(output, references.size), seen.points, sound)
 
 
 def _pairs(output: Path, truth: Path, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -176,6 +182,22 @@ def _pixels(result: Score, output: Path, truth: Path, references: References, gr
     if "pixels" in groups:
         result.figures |= totals.figures()
     result.figures |= {k: float(np.concatenate(v).mean()) for k, v in perceptual.items() if v}
+
+
+def _regions(result: Score, output: Path, truth: Path, references: References) -> None:
+    seen = references(truth)
+    if not seen.found:
+        result.notes.append(f"no face is found in {truth.name}: no regions")
+        return
+    totals = RegionTotals(references.networks.finder())
+    before: tuple[np.ndarray, np.ndarray] | None = None
+    at = 0
+    for chunk in _pairs(output, truth, references.size):
+        for pair in zip(*chunk, strict=True):
+            if at % references.every == 0:
+                totals.add(*pair, seen.points[min(at, len(seen) - 1)], before)
+            before, at = pair, at + 1
+    result.figures |= totals.figures()
 
 
 def features(path: Path, references: References) -> dict[str, frechet.Features]:

@@ -35,6 +35,15 @@ METRICS: dict[str, Metric] = _rows(
     ),
     ("ssim_s", "SSIM (s)", "more", "Gaussian of 11 (sigma 1.5), RGB channels apart, range fixed, no padding"),
     (
+        "psnr_hair",
+        "PSNR hair",
+        "more",
+        "dB on [0, 1] within the truth's hair, error averaged over the clip before the logarithm",
+    ),
+    ("psnr_torso", "PSNR torso", "more", "the same within its torso: skin below the chin, clothes"),
+    ("psnr_seams", "PSNR seams", "more", "the same within 2 % of where its head, torso and background meet"),
+    ("flicker", "flicker", "less", "mean |change of a frame - the truth's| on [0, 1], within the truth's person"),
+    (
         "lpips_alex_a",
         "LPIPS AlexNet",
         "less",
