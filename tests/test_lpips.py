@@ -131,7 +131,7 @@ def _plain_pool(x, size):
     return windows.max((-1, -2))
 
 
-def _plain_lpips(params, net, a, b):
+def plain_lpips(params, net, a, b):
     """The definition in NumPy: both nets as their papers have them, unit vectors, weighted squares, means."""
     totals = []
     for image in (a, b):
@@ -162,4 +162,4 @@ def test_real_weights_on_a_photograph_equal_numpy(net, side, request):
     a, b = (jnp.asarray(x[None], jnp.float32) / 127.5 - 1 for x in (image, other))
     function = lpips_alex if net == "alexnet" else lpips
     got = float(jax.jit(lambda p, x, y: function(p, x, y, precision="highest"))(params, a, b)[0])
-    assert got == pytest.approx(_plain_lpips(params, net, image, other), rel=1e-4)
+    assert got == pytest.approx(plain_lpips(params, net, image, other), rel=1e-4)
