@@ -6,7 +6,8 @@ python -m r3p.export --workdir ~/r3p_runs/small --out ~/r3p_runs/small.npz
 python -m r3p.train --config configs/rehearsal.py:finish --workdir ~/r3p_runs/finish --set start=~/r3p_runs/small.npz
 python -m r3p.export --workdir ~/r3p_runs/finish --out ~/r3p_runs/finish.npz
 python -m r3p.train --config configs/rehearsal.py:spread --workdir ~/r3p_runs/spread --set start=~/r3p_runs/finish.npz
-python -m r3p.export --workdir ~/r3p_runs/spread --out ~/r3p_runs/portrait.npz --halfway --people 64
+python -m r3p.export --workdir ~/r3p_runs/spread --out ~/r3p_runs/portrait.npz --halfway
+python -m r3p.evaluate.held_out --out ~/r3p_runs/held_out --weights ~/r3p_runs/portrait.npz --record
 
 `small` took five minutes on an H200 whose 16 processors drew the portraits, half of the time waiting for them;
 `finish` takes half an hour on two processors, `spread` 40 minutes.

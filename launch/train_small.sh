@@ -12,4 +12,5 @@ python -m r3p.export --workdir "$folder/small" --out "$folder/small.npz"
 python -m r3p.train --config configs/rehearsal.py:finish --workdir "$folder/finish" --set start="$folder/small.npz"
 python -m r3p.export --workdir "$folder/finish" --out "$folder/finish.npz"
 python -m r3p.train --config configs/rehearsal.py:spread --workdir "$folder/spread" --set start="$folder/finish.npz"
-python -m r3p.export --workdir "$folder/spread" --out "$folder/portrait.npz" --halfway --people 64
+python -m r3p.export --workdir "$folder/spread" --out "$folder/portrait.npz" --halfway
+python -m r3p.evaluate.held_out --out "$folder/held_out" --weights "$folder/portrait.npz" --record

@@ -12,10 +12,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from r3p import speech_motion, weights
-from r3p.avatar import WEIGHTS_KIND, build, load_model
+from r3p.avatar import WEIGHTS_KIND, load_model
 from r3p.checkpoint import Checkpoints
 from r3p.errors import InputError
-from r3p.evaluate.portrait import held_out
 from r3p.stages import rehearsal, syncnet
 from r3p.state import TrainState
 from r3p.train import load_stage
@@ -52,18 +51,16 @@ def read_run(workdir: Path) -> tuple[ConfigDict, TrainState]:
         checkpoints.close()
 
 
-def export_portrait(workdir: Path, out: Path, people: int, note: str = "", *, halfway: bool = False) -> dict[str, Any]:
+def export_portrait(workdir: Path, out: Path, note: str = "", *, halfway: bool = False) -> dict[str, Any]:
     """Writes the newest checkpoint's averaged weights (float16) with the model's fields and where they come from.
 
-    `people`: so many held-out synthetic people are measured (`r3p.evaluate.portrait`); 0 for none. `note`: what the
-    command alone does not tell. `halfway`: the mean of the run's weights and of those that it started from. Returns
-    the provenance. Raises InputError when `workdir` holds no such run.
+    `note`: what the command alone does not tell. `halfway`: the mean of the run's weights and of those that it started
+    from. `python -m r3p.evaluate.held_out --record` adds held-out figures. Returns the provenance. Raises InputError
+    when `workdir` holds no such run.
     """
     config, state = read_run(workdir)
     variables, fields, earlier = state.variables(averaged=True), config.model.to_dict(), {}
     if config.stage in PAPERS:
-        if people:
-            raise InputError(f"--people measures runs of {' and '.join(SMALL)} only: leave it out for {config.stage}")
         return _export_stage(config, state, workdir, out, note)
     if halfway and not config.get("start"):
         raise InputError(f"{workdir} started from nothing: leave --halfway out")
@@ -92,10 +89,6 @@ def export_portrait(workdir: Path, out: Path, people: int, note: str = "", *, ha
         provenance["halfway"] = "the mean of this run's weights and of those that it started from"
     if note:
         provenance["note"] = note
-    if people:
-        sizes = {"size": config.data.size, "pncc_size": config.data.pncc_size}
-        measured = held_out(build(fields), variables, **sizes, count=people)
-        provenance |= {"held_out_people": people, "held_out_psnr_db": measured}
     meta = {"kind": WEIGHTS_KIND, "fields": fields, "pncc_size": config.data.pncc_size, "provenance": provenance}
     weights.save(out, jax.tree.map(np.asarray, variables), meta, dtype=np.float16)
     return provenance
@@ -134,14 +127,11 @@ def main() -> int:
     )
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--people", type=int, default=0, help="held-out synthetic people to measure on")
     parser.add_argument("--halfway", action="store_true", help="the mean of its weights and of those it started from")
     parser.add_argument("--note", default="", help="goes into the provenance")
     args = parser.parse_args()
     try:
-        print(
-            json.dumps(export_portrait(args.workdir, args.out, args.people, args.note, halfway=args.halfway), indent=1)
-        )
+        print(json.dumps(export_portrait(args.workdir, args.out, args.note, halfway=args.halfway), indent=1))
     except InputError as error:
         print(f"r3p export: {error}", file=sys.stderr)
         return 2

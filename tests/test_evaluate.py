@@ -251,6 +251,10 @@ def test_clips_that_cannot_be_scored(stage):
         _score(stage, _clip(stage / "long", 0, frames=12), truth=truth)
     with pytest.raises(InputError, match="only one frame"):
         _score(stage, _clip(stage / "one", 0, frames=1), truth=truth)
+    with video.VideoWriter(stage / "one.mp4", (SIDE, SIDE)) as writer:
+        writer.write(np.full((SIDE, SIDE, 3), 120, np.uint8))
+    with pytest.raises(InputError, match="only one frame"):
+        _score(stage, stage / "one.mp4", truth=truth)
     wide = stage / "wide"
     wide.mkdir()
     for k in range(FRAMES):

@@ -8,10 +8,10 @@ import pytest
 
 from data_pipelines.people import People
 from data_pipelines.people_render import PIVOT
-from r3p import audio, fit, photo
+from r3p import audio, avatar, fit, photo, weights
 from r3p.camera import rotation
 from r3p.errors import InputError
-from r3p.evaluate import held_out, manifest, subjects
+from r3p.evaluate import held_out, manifest, record, subjects
 
 
 @pytest.fixture(scope="module")
@@ -97,5 +97,46 @@ def test_what_is_made_is_left_alone(tmp_path):
 def test_bad_arguments_are_one_sentence(tmp_path, capsys):
     assert held_out.main(["--out", str(tmp_path), "--protocols", "singing"]) == 2
     assert "singing" in capsys.readouterr().err
+    assert held_out.main(["--out", str(tmp_path), "--record", "--real", "clip.mp4"]) == 2
+    assert "leave --real" in capsys.readouterr().err
     with pytest.raises(InputError, match="expected 2 or more"):
         held_out.run(held_out.parser().parse_args(["--out", str(tmp_path), "--people", "1"]))
+
+
+def test_figures_go_into_the_provenance_and_arrays_stay(tmp_path):
+    path = tmp_path / "w.npz"
+    trees = {"params": {"a": {"kernel": np.arange(6, dtype=np.float16).reshape(2, 3)}, "b": np.ones(2, np.float16)}}
+    weights.save(path, trees, {"kind": "portrait model", "provenance": {"seed": 1, "held_out": "old"}})
+    before = record.digest(path)
+    interval = {"mean": 20.123456, "low": 19.0, "high": None, "clips": 2}
+    figures = {"ours": {"psnr_s": interval}, "(the truth itself)": {"psnr_s": interval}}
+    part = {"common": 2, "failures": {"ours": {"c": "why"}}, "figures": figures, "pooled": {"ours": {"frames": 9}}}
+    report = {"methods": ["ours"], "protocols": {"same": part}, "provenance": {"size": 256}}
+    record.record(path, report, people=2)
+    assert record.digest(path) == before
+    flat, meta = weights.read(path)
+    assert flat["params/a/kernel"].dtype == np.float16 and meta["provenance"]["seed"] == 1
+    told = meta["provenance"]["held_out"]
+    same = {"clips": 2, "failures": {"ours": 1}, "methods": {"ours": {"psnr_s": [20.12, 19.0, None]}}}
+    assert told["people"] == 2 and told["protocols"] == {"same": same} and told["harness"] == {"size": 256}
+    assert told["arrays_sha256"] == before
+
+
+def test_clips_of_other_weights_are_not_taken_for_these(tmp_path):
+    for k in range(2):
+        weights.save(tmp_path / f"{k}.npz", {"params": {"a": np.full(2, k)}}, {"kind": "x"})
+    record.stamp(tmp_path / "ours", tmp_path / "0.npz")
+    record.stamp(tmp_path / "ours", tmp_path / "0.npz")
+    with pytest.raises(InputError, match=r"other weights than .*1\.npz"):
+        record.stamp(tmp_path / "ours", tmp_path / "1.npz")
+
+
+def test_the_default_weights_tell_what_the_harness_measured():
+    """And that of the arrays that are shipped."""
+    told = weights.read(avatar.DEFAULT_WEIGHTS)[1]["provenance"]["held_out"]
+    assert told["arrays_sha256"] == record.digest(avatar.DEFAULT_WEIGHTS)
+    assert told["people"] >= 50 and set(told["protocols"]) == set(held_out.PROTOCOLS)
+    for part in told["protocols"].values():
+        assert part["clips"] >= 50 and set(part["methods"]) == {"ours", "still", "puppet"}
+        assert not any(part["failures"].values())
+    assert told["harness"]["detector"] and told["harness"]["networks"]

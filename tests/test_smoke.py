@@ -68,11 +68,11 @@ def test_a_smoke_run_of_images_learns(name, tmp_path):
 def test_the_smoke_runs_of_speech_learn(people, tmp_path):
     """SyncNet, its weight file, audio-to-motion with it: a voice and people that were never heard."""
     fell(trained("syncnet", tmp_path / "sync", f"data.folder={people}"), "loss", 0.9)
-    assert export.export_portrait(tmp_path / "sync", tmp_path / "sync.npz", 0)["steps"] == 300
+    assert export.export_portrait(tmp_path / "sync", tmp_path / "sync.npz")["steps"] == 300
     held_out = trained("audio2motion", tmp_path / "motion", f"data.folder={people}", f"syncnet={tmp_path / 'sync.npz'}")
     fell(held_out, "loss", 0.7)
     fell(held_out, "prior_landmarks", 0.95)
-    export.export_portrait(tmp_path / "motion", tmp_path / "motion.npz", 0)
+    export.export_portrait(tmp_path / "motion", tmp_path / "motion.npz")
     trees, meta = weights.load(tmp_path / "motion.npz", "audio2motion")
     assert set(trees) == {"params", "batch_stats"} and meta["provenance"]["stage"] == "audio2motion_paper"
 

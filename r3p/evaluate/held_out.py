@@ -10,12 +10,14 @@ that was fitted to the turned picture.
 
 An adaptation of 170 steps takes about a minute on two processors, so that 50 people want an hour; `--adapt 0` scores
 the weights as they are, which says less of what `r3p talk` gives a user and more of the weights. Whatever was made or
-scored stays in the folder: the command goes on where it was stopped.
+scored stays in the folder: the command goes on where it was stopped. `--record` puts the figures into the provenance of
+the weights that were scored.
 """
 
 import argparse
 import csv
 import dataclasses
+import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +29,7 @@ import numpy as np
 from r3p import audio, avatar, compile_cache, face, fit, memory, motion, photo, speech_motion
 from r3p.detect import FaceFinder
 from r3p.errors import InputError
-from r3p.evaluate import command, manifest, subjects
+from r3p.evaluate import command, manifest, record, subjects
 from r3p.evaluate.clip import GROUPS
 from r3p.puppet import Puppet
 from r3p.talk import DEMO_SPEECH
@@ -168,6 +170,7 @@ def parser() -> argparse.ArgumentParser:
         help="groups of r3p eval; all but the slowest, LPIPS with VGG16, when absent",
     )
     out.add_argument("--every", type=int, default=3, metavar="N", help="networks look at 1 frame of N (3)")
+    out.add_argument("--record", action="store_true", help="put the figures into the weight file's provenance")
     out.add_argument("--only-make", action="store_true", help="make the clips, score them another time")
     return out
 
@@ -189,6 +192,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--protocols {unknown[0]}: expected some of {', '.join(PROTOCOLS)}")
     if args.people < 2 or args.frames < 2 or args.real_frames < 2:
         raise InputError("--people, --frames and --real-frames: expected 2 or more, since people drive one another")
+    if args.record and (args.real or args.only_make):
+        raise InputError("--record keeps what anyone can measure again: leave --real and --only-make out")
     args.out = args.out.expanduser().absolute()
     args.out.mkdir(parents=True, exist_ok=True)
     compile_cache.enable()
@@ -196,6 +201,8 @@ def run(args: argparse.Namespace) -> int:
     finder = FaceFinder()
     everyone = list(subjects.synthetic(args.out / "subjects", args.people, args.frames, finder))
     methods = Methods(args.out, finder, args.weights, args.adapt)
+    weights = args.weights or avatar.DEFAULT_WEIGHTS
+    record.stamp(args.out / methods.ours, weights)
     speech = audio.load(DEMO_SPEECH)
     rows = []
     if args.real:
@@ -222,7 +229,13 @@ def run(args: argparse.Namespace) -> int:
     report = args.out / "report"
     given = ["--manifest", str(table), "--methods", methods.folders(), "--out", str(report)]
     more = ["--size", str(subjects.SIDE), "--every", str(args.every), "--metrics", args.metrics]
-    return command.main([*given, *more])
+    status = command.main([*given, *more])
+    if args.record and status == 0:
+        scored = json.loads((report / "report.json").read_text())
+        how = dict(people=args.people, frames=args.frames, adaptation_steps=args.adapt, seed=subjects.SEED)
+        record.record(weights, scored, command=parser().prog, **how)
+        print(f"figures are in {weights}")
+    return status
 
 
 if __name__ == "__main__":
