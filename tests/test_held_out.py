@@ -64,6 +64,12 @@ def test_jobs_fill_a_manifest_of_all_protocols(tmp_path):
     rows = {r.protocol: r for r in manifest.read(tmp_path / "m.csv")}
     assert rows["cross"].driver == other.truth and rows["same"].truth == one.truth
     assert {r.identity for r in rows.values()} == {"one"} and rows["audio"].audio.exists()
+    sound = rows["audio"].audio
+    made = sound.stat().st_mtime_ns
+    held_out.jobs(one, other, np.zeros(audio.RATE // 5, np.float32), tmp_path)
+    assert sound.stat().st_mtime_ns == made  # scores are kept that rest on it
+    held_out.jobs(one, other, np.full(audio.RATE // 4, 0.1, np.float32), tmp_path)
+    assert len(audio.load(sound)) == audio.RATE // 4 and list(sound.parent.iterdir()) == [sound]
     # The driver's turns are laid on the photograph's pose.
     own = SimpleNamespace(euler=np.array([0, 0.5, 0]), trans=np.zeros(3), expression=np.zeros(64, np.float32))
     moved = jobs[1].move(own)

@@ -76,6 +76,17 @@ def _as_seen(view: fit.Fit) -> Callable[[fit.Fit], avatar.Motion]:
     return move
 
 
+def _save(path: Path, sound: np.ndarray) -> None:
+    """Leaves a file alone that holds the same: scores are kept for as long as the files that they rest on."""
+    path.parent.mkdir(exist_ok=True)
+    half = path.with_suffix(".half")
+    audio.save_wav(half, sound)
+    if path.exists() and path.read_bytes() == half.read_bytes():
+        half.unlink()
+    else:
+        half.replace(path)
+
+
 def jobs(subject: subjects.Subject, driver: subjects.Subject, sound: np.ndarray, out: Path) -> list[Job]:
     """A clip of each protocol; `driver` is another person."""
     paths = {"source": subject.source, "identity": subject.name}
@@ -85,8 +96,7 @@ def jobs(subject: subjects.Subject, driver: subjects.Subject, sound: np.ndarray,
         return {k: str(v) for k, v in (paths | more).items()} | {"id": name, "protocol": protocol, "output": name}
 
     spoken = out / "sounds" / f"{subject.name}.wav"
-    spoken.parent.mkdir(exist_ok=True)
-    audio.save_wav(spoken, sound)
+    _save(spoken, sound)
     out_jobs = [
         Job(row("same", driver=subject.truth, truth=subject.truth), _follow(subject.clip)),
         Job(row("cross", driver=driver.truth), _follow(driver.clip)),
