@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=harness.EVERY,
         metavar="N",
-        help=f"LPIPS, features, regions and identity look at 1 frame of N ({harness.EVERY}); 1 for tables as papers have them",
+        help=f"LPIPS, features, regions, identity: of 1 frame of N ({harness.EVERY}); 1 for tables as papers have them",
     )
     out.add_argument("--metrics", default=",".join(GROUPS), help=f"groups, of {','.join(GROUPS)}")
     out.add_argument(
