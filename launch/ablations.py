@@ -25,17 +25,19 @@ sys.path.insert(0, str(ROOT))
 from configs.ablations import ROWS, STAGES  # noqa: E402
 
 DEFAULT = "default"
+AGAIN, OTHER_SEED = "another_seed", 1001  # no ablation: the default's last stage once more, to show what chance does
 TABLE = ("table.json", "table.md")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One stage of a row: its config as `r3p.train` takes it, its folder under --out, and the run it begins from."""
+    """One stage of a row: its config as `r3p.train` takes it, what else is set, and the run it begins from."""
 
     row: str
     stage: str
     config: str
     start: str | None
+    sets: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -47,16 +49,20 @@ def runs(rows: Sequence[str], mode: str) -> list[Run]:
     """What has to be trained for these rows, the default first, each after what it begins from."""
     out = []
     for row in (DEFAULT, *(r for r in rows if r != DEFAULT)):
-        changed, before, own = ROWS.get(row, {}), None, row == DEFAULT
+        if row == AGAIN:
+            *_, before, last = STAGES
+            out.append(Run(row, last, f"configs/{last}.py:{mode}", f"{DEFAULT}/{before}", (f"seed={OTHER_SEED}",)))
+            continue
+        changed, start, own = ROWS.get(row, {}), None, row == DEFAULT
         for stage in STAGES:
             own = own or stage in changed
             if not own:
-                before = f"{DEFAULT}/{stage}"  # as the default has it
+                start = f"{DEFAULT}/{stage}"  # as the default has it
                 continue
             config = f"configs/ablations.py:{row}.{stage}.{mode}" if stage in changed else f"configs/{stage}.py:{mode}"
             fresh = changed.get(stage, {}).get("start") == ""
-            out.append(Run(row, stage, config, None if fresh else before))
-            before = f"{row}/{stage}"
+            out.append(Run(row, stage, config, None if fresh else start))
+            start = f"{row}/{stage}"
     return out
 
 
@@ -67,7 +73,7 @@ def last_of(row: str) -> str:
 
 def train(run: Run, out: Path, launch: Sequence[str], more: Sequence[str]) -> list[str]:
     """The command."""
-    given = [*more, *([f"start={out / run.start}"] if run.start else [])]
+    given = [*more, *run.sets, *([f"start={out / run.start}"] if run.start else [])]
     sets = [part for text in given for part in ("--set", text)]
     return [*launch, "--config", run.config, "--workdir", str(out / run.folder), *sets]
 
@@ -78,15 +84,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of all runs and of the table")
     parser.add_argument("--mode", choices=("smoke", "full"), default="smoke")
-    parser.add_argument("--rows", default=",".join(ROWS), help="those wanted (all); the default is always made")
+    parser.add_argument(
+        "--rows", default=",".join((AGAIN, *ROWS)), help="those wanted (all); the default is always made"
+    )
     parser.add_argument("--examples", type=int, default=64, help="held-out examples to score on (64)")
     parser.add_argument("--launch", help="what starts a training run, up to and with its --; this machine when absent")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="for every run")
     parser.add_argument("--dry-run", action="store_true", help="print the training commands")
     args = parser.parse_args(argv)
     args.rows = [r for r in args.rows.split(",") if r]
-    if unknown := [r for r in args.rows if r not in ROWS]:
-        parser.error(f"row {unknown[0]!r}: choose of {', '.join(ROWS)}")
+    if unknown := [r for r in args.rows if r not in (AGAIN, *ROWS)]:
+        parser.error(f"row {unknown[0]!r}: choose of {', '.join((AGAIN, *ROWS))}")
     if args.examples < 2:
         parser.error("--examples: expected 2 or more")
     args.out = args.out.expanduser().absolute()
@@ -130,17 +138,21 @@ def write_table(args: argparse.Namespace) -> None:
     finished = [r for r in wanted if (args.out / last_of(r) / "finished").exists()]
     if DEFAULT not in finished:
         return
+    seed = json.loads((args.out / last_of(DEFAULT) / "config.json").read_text())["seed"]
     scores = {
-        row: ablation.kept_scores(args.out / row / "scores.json", args.out / last_of(row), networks, args.examples)
+        row: ablation.kept_scores(
+            args.out / row / "scores.json", args.out / last_of(row), networks, args.examples, seed
+        )
         for row in finished
     }
     default = scores.pop(DEFAULT)
-    entries = ablation.compare(default, scores)
+    entries = ablation.compare(default, scores, AGAIN)
     missing = [r for r in wanted if r not in finished]
     told = (
         f"Trained with `--mode {args.mode}`{''.join(f' --set {s}' for s in args.set)}; finished frames of "
         f"{args.examples} held-out synthetic people against the truth, the same for every row; paired differences with "
-        "bootstrap intervals over people, Wilcoxon's test with Holm's correction."
+        "bootstrap intervals over people, Wilcoxon's test with Holm's correction. Every row is one run; what chance "
+        f"does is in `{AGAIN}`, the default's last stage trained again with another seed."
     )
     if missing:
         told += f" Not finished yet: {', '.join(missing)}."

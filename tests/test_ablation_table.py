@@ -1,6 +1,7 @@
 """launch/ablations.py: what a row trains and from where, what a second call leaves alone, what the table says."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +25,9 @@ def test_every_row_begins_from_what_it_does_not_change():
     assert found["without_laplacian/torso"].config == "configs/torso.py:smoke"
     assert found["without_pretraining/motion2plane"].start is None
     assert found["small_image_to_plane/img2plane"].config == "configs/ablations.py:small_image_to_plane.img2plane.smoke"
+    again = _by_folder([ablations.AGAIN])["another_seed/torso"]
+    assert (again.config, again.start) == ("configs/torso.py:smoke", "default/motion2plane")
+    assert "seed=1001" in ablations.train(again, Path("runs"), ["run"], [])
     order = list(found)
     assert all(run.start is None or order.index(run.start) < k for k, run in enumerate(found.values()))
     assert all(ablations.last_of(row) in found for row in ("default", *ROWS))
@@ -67,6 +71,12 @@ def test_the_table_says_what_can_be_told():
     words = {(e["row"], e["metric"]): e["word"] for e in entries}
     assert words["worse", "psnr_s"] == words["worse", "lpips_vgg"] == "worse than the default"
     assert words["noise", "psnr_s"] == "too small a run or too few examples to tell"
+    # A run of another seed that differs by as much takes the word back.
+    chance = {k: [v + d for v in default[k]] for k, d in (("psnr_s", 2.0), ("lpips_vgg", 0.01))}
+    again = ablation.compare(default, {"worse": worse, "seed": chance}, "seed")
+    words = {(e["row"], e["metric"]): e["word"] for e in again}
+    assert words["seed", "psnr_s"] == "chance" and words["worse", "lpips_vgg"] == "worse than the default"
+    assert words["worse", "psnr_s"] == "no more than another seed does: too small a run to tell"
     page = ablation.markdown(entries, default, "told")
     assert "| worse | " in page and "-1 [" in page and json.dumps(entries)
 
@@ -85,10 +95,11 @@ def test_a_run_is_scored_on_held_out_examples_once(tmp_path, monkeypatch):
     from r3p.errors import InputError
 
     rng = np.random.default_rng(0)
-    counts, name = [], ["source_target_image_raw_torso_depth"]
+    counts, seeds, name = [], [], ["source_target_image_raw_torso_depth"]
 
     def make(config):
         counts.append(config.held_out_batches)
+        seeds.append(config.seed)
 
         def preview(state, batch):
             target = batch["target"]
@@ -110,7 +121,8 @@ def test_a_run_is_scored_on_held_out_examples_once(tmp_path, monkeypatch):
     assert set(scores) == {"psnr_s", "ssim_s", "l1_s"} and len(scores["psnr_s"]) == 3 and counts == [3]
     np.testing.assert_allclose(scores["l1_s"], 10 / 255, rtol=1e-5)
     assert ablation.kept_scores(tmp_path / "s.json", tmp_path, networks, 3) == scores and counts == [3]
-    assert len(ablation.kept_scores(tmp_path / "s.json", tmp_path, networks, 4)["l1_s"]) == 4
+    assert len(ablation.kept_scores(tmp_path / "s.json", tmp_path, networks, 4, 7)["l1_s"]) == 4
+    assert seeds == [1, 7]
     name[0] = "source_target_raw_raw_raw_depth"
     with pytest.raises(InputError, match="no finished frame"):
         ablation.score_run(tmp_path, networks, 2)

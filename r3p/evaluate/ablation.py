@@ -33,15 +33,16 @@ def pictures(strip: np.ndarray, name: str) -> dict[str, np.ndarray]:
     return {n: strip[:side, k * side : (k + 1) * side] for k, n in enumerate(names)}
 
 
-def score_run(workdir: Path, networks: Networks, count: int) -> Scores:
+def score_run(workdir: Path, networks: Networks, count: int, seed: int | None = None) -> Scores:
     """Figures of each of `count` held-out examples by name: the first of each of the stage's own held-out batches, the
-    same for every run of a seed.
+    same for every run; `seed` says whose, when the run was not of that seed.
 
     Raises InputError when there is no checkpoint, or the stage shows no finished frame.
     """
     config, state = read_run(workdir)
     with config.unlocked():
         config.held_out_batches = count
+        config.seed = config.seed if seed is None else seed
     stage = load_stage(config)
     out: Scores = {name: [] for name in FIGURES if name in ("psnr_s", "ssim_s", "l1_s") or "lpips" in networks}
     if stage.preview is None or stage.held_out is None:
@@ -63,19 +64,24 @@ def score_run(workdir: Path, networks: Networks, count: int) -> Scores:
     return out
 
 
-def _word(metric: str, found: uncertainty.Paired, corrected: float) -> str:
-    """What can be said of a row less the default."""
+def _word(metric: str, found: uncertainty.Paired, corrected: float, chance: float) -> str:
+    """What can be said of a row less the default. chance: by how much a run differs that changes nothing."""
     difference = found.difference
     if not math.isfinite(difference.low):
         return "too few examples to tell"
     if difference.low <= 0 <= difference.high or not corrected < 0.05:
         return "too small a run or too few examples to tell"
+    if abs(difference.mean) <= abs(chance):
+        return "no more than another seed does: too small a run to tell"
     good = (difference.mean > 0) == (METRICS[metric].better == "more")
     return "better than the default" if good else "worse than the default"
 
 
-def compare(default: Scores, rows: Mapping[str, Scores]) -> list[dict[str, Any]]:
-    """One entry a row and figure: means with intervals, the paired difference from the default, and a plain word."""
+def compare(default: Scores, rows: Mapping[str, Scores], again: str = "") -> list[dict[str, Any]]:
+    """One entry a row and figure: means with intervals, the paired difference from the default, and a plain word.
+
+    again: the row that is the default itself with another seed. What differs no more than it does says nothing.
+    """
     out: list[dict[str, Any]] = []
     p: list[float] = []
     found: list[uncertainty.Paired] = []
@@ -91,9 +97,11 @@ def compare(default: Scores, rows: Mapping[str, Scores]) -> list[dict[str, Any]]
             })  # fmt: skip
             p.append(pair.p)
             found.append(pair)
+    chances = {e["metric"]: e["difference"] for e in out if e["row"] == again}
     for entry, pair, corrected in zip(out, found, uncertainty.holm(p), strict=True):
         entry["p_holm"] = float(corrected)
-        entry["word"] = _word(entry["metric"], pair, corrected)
+        chance = chances.get(entry["metric"], 0.0)
+        entry["word"] = "chance" if entry["row"] == again else _word(entry["metric"], pair, corrected, chance)
     return out
 
 
@@ -118,7 +126,7 @@ def markdown(entries: Sequence[Mapping[str, Any]], default: Scores, told: str) -
     return "\n".join(lines)
 
 
-def kept_scores(path: Path, workdir: Path, networks: Networks, count: int) -> Scores:
+def kept_scores(path: Path, workdir: Path, networks: Networks, count: int, seed: int | None = None) -> Scores:
     """`score_run`, or what an earlier call left in `path` for as many examples."""
     try:
         told = json.loads(path.read_text())
@@ -126,6 +134,6 @@ def kept_scores(path: Path, workdir: Path, networks: Networks, count: int) -> Sc
             return dict(told["scores"])
     except (OSError, ValueError, KeyError):
         pass
-    scores = score_run(workdir, networks, count)
+    scores = score_run(workdir, networks, count, seed)
     path.write_text(json.dumps({"examples": count, "scores": scores}) + "\n")
     return scores
