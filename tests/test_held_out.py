@@ -109,6 +109,18 @@ def test_bad_arguments_are_one_sentence(tmp_path, capsys):
         held_out.run(held_out.parser().parse_args(["--out", str(tmp_path), "--people", "1"]))
 
 
+def test_a_folder_keeps_its_people(tmp_path):
+    def begin(*more):
+        held_out._same_people(held_out.parser().parse_args(["--out", str(tmp_path), *more]))
+
+    begin("--people", "3")
+    begin("--people", "3", "--adapt", "5", "--real-frames", "9")  # of no clip
+    with pytest.raises(InputError, match="begun with --people 3, not 4"):
+        begin("--people", "4")
+    with pytest.raises(InputError, match="begun with --real None, not "):
+        begin("--people", "3", "--real", "clip.mp4")
+
+
 def test_figures_go_into_the_provenance_and_arrays_stay(tmp_path):
     path = tmp_path / "w.npz"
     trees = {"params": {"a": {"kernel": np.arange(6, dtype=np.float16).reshape(2, 3)}, "b": np.ones(2, np.float16)}}

@@ -195,6 +195,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
+def _same_people(args: argparse.Namespace) -> None:
+    """People drive one another, so that clips of other settings are other clips, under the same names."""
+    path = args.out / "settings.json"
+    real = None if args.real is None else str(args.real.expanduser().absolute())
+    now = dict(people=args.people, frames=args.frames, real=real, real_frames=args.real_frames if real else None)
+    if path.exists() and (before := json.loads(path.read_text())) != now:
+        name = next(k for k in now if before.get(k) != now[k])
+        raise InputError(
+            f"--out {args.out} was begun with --{name.replace('_', '-')} {before.get(name)}, not {now[name]}: "
+            "go on with the same, or give another folder"
+        )
+    path.write_text(json.dumps(now) + "\n")
+
+
 def run(args: argparse.Namespace) -> int:
     """Makes what is not there yet, then scores all of it."""
     protocols = args.protocols.split(",")
@@ -206,6 +220,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--record keeps what anyone can measure again: leave --real and --only-make out")
     args.out = args.out.expanduser().absolute()
     args.out.mkdir(parents=True, exist_ok=True)
+    _same_people(args)
     compile_cache.enable()
     memory.keep_freed()
     finder = FaceFinder()
