@@ -24,6 +24,7 @@ from r3p.train import load_stage
 
 FIGURES = ("psnr_s", "ssim_s", "l1_s", "lpips_alex_a", "lpips_vgg")
 Scores = dict[str, list[float]]
+_CHANCE = 2.0  # an effect is more than so many times the difference that another seed makes, which is one draw
 
 
 def pictures(strip: np.ndarray, name: str) -> dict[str, np.ndarray]:
@@ -71,8 +72,8 @@ def _word(metric: str, found: uncertainty.Paired, corrected: float, chance: floa
         return "too few examples to tell"
     if difference.low <= 0 <= difference.high or not corrected < 0.05:
         return "too small a run or too few examples to tell"
-    if abs(difference.mean) <= abs(chance):
-        return "no more than another seed does: too small a run to tell"
+    if abs(difference.mean) <= _CHANCE * abs(chance):
+        return "within twice what another seed does: too small a run to tell"
     good = (difference.mean > 0) == (METRICS[metric].better == "more")
     return "better than the default" if good else "worse than the default"
 
