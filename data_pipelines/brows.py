@@ -30,6 +30,9 @@ FULL, NONE = 0.12, 0.0  # landmarks above the first height (head units) are corr
 NEIGHBOURS = 10
 BELIEVED, DOUBTED = 0.75, 0.5  # likeness of the brows to the clip's mean: correlation
 LEAST = 0.5  # of a clip's mean trust
+# Glasses: their rims lie before the brows and slide over them as the head turns. They are told by the nose's bridge (half
+# its width, its lower and upper end, head units), whose details hardly reach 0.025 of its brightness otherwise.
+BRIDGE, RIMS = (0.1, -0.1, 0.2), 0.05
 LONGEST = 1000  # frames that are compared with each other; a longer clip is cut into equal stretches
 
 
@@ -68,6 +71,8 @@ class BrowTracker:
         clear = cv2.copyMakeBorder(inside[1:-1, 1:-1].astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
         clear = cv2.erode(clear, reach) * (1 - cv2.dilate(eyes, reach))
         self._clear = clear.astype(np.float32)
+        x, y = LEFT + (grid[..., 0] + 0.5) / SCALE, ABOVE - (grid[..., 1] + 0.5) / SCALE
+        self._bridge = (np.abs(x) < BRIDGE[0]) & (y > BRIDGE[1]) & (y < BRIDGE[2])
         self._brows = ((clear * cv2.dilate(brows, reach)) > 0).ravel()
 
         fade = np.clip((flat[:, 1] - NONE) / (FULL - NONE), 0, 1)
@@ -90,8 +95,7 @@ class BrowTracker:
         """[height, width] uint8 of a frame with landmarks [n, 3] in pixels: the upper face as if seen from in front."""
         at = np.einsum("nk,nkc->nc", self._weights, landmarks[self._corners, :2].astype(np.float32))
         at = at.reshape(self.height, self.width, 2) - np.float32(0.5)  # OpenCV counts from pixel centres
-        out = _read(rgb, at)
-        grey = cv2.cvtColor(out, cv2.COLOR_RGB2GRAY)
+        grey = cv2.cvtColor(_read(rgb, at), cv2.COLOR_RGB2GRAY)
         grey[self._outside] = 128
         return grey
 
@@ -100,6 +104,11 @@ class BrowTracker:
         grey = picture.astype(np.float32)
         grey -= cv2.GaussianBlur(grey, (0, 0), DETAIL)
         return np.asarray(grey / np.sqrt((self._clear * grey**2).sum() / self._clear.sum() + 1e-3))
+
+    def _glasses(self, pictures: list[np.ndarray]) -> bool:
+        mean = np.mean(pictures, 0, np.float32)
+        rims = mean - cv2.GaussianBlur(mean, (0, 0), DETAIL)
+        return bool(rims[self._bridge].std() > RIMS * mean[self._bridge].mean())
 
     def _moved(self, details: np.ndarray, terms: np.ndarray) -> np.ndarray:
         # einsum, here and below, because BLAS would wake threads for it: see r3p.fit
@@ -138,11 +147,13 @@ class BrowTracker:
 
     def correct(self, landmarks: np.ndarray, pictures: list[np.ndarray]) -> tuple[np.ndarray, float]:
         """Landmarks [t, n, 3] of the frames whose straight pictures are given, with the motion that these show; and how
-        far it is trusted, 0 to 1. At 0 the landmarks are returned as they are: nothing like brows was seen."""
+        far it is trusted, 0 to 1. At 0, where brows are not seen or behind glasses, the landmarks are as they were."""
         if len(pictures) > LONGEST:
             stretches = np.array_split(np.arange(len(pictures)), -(-len(pictures) // LONGEST))
             done = [self.correct(landmarks[s], pictures[s[0] : s[-1] + 1]) for s in stretches]
             return np.concatenate([d[0] for d in done]), float(np.mean([d[1] for d in done]))
+        if self._glasses(pictures):
+            return landmarks, 0.0
         terms, likeness = self.measure(pictures)
         trust = np.clip((likeness - DOUBTED) / (BELIEVED - DOUBTED), 0, 1)
         if trust.mean() < LEAST:

@@ -132,7 +132,7 @@ class Preparer:
             raise Rejected("no fit", f"the head misses the landmarks by {miss:.3f} widths, at most {limits.error}")
         sound, notes = self._sound(source, frames)
         if not track.brows:
-            notes.append("too little is seen of the brows to track them: they move as the landmark network says")
+            notes.append("brows too little seen, or behind glasses: they move as the landmark network says")
         motion = None
         if sound is not None:
             with self._timed("speech"):

@@ -1,5 +1,6 @@
 """Brows that move in pictures but not in the landmarks."""
 
+import cv2
 import films
 import numpy as np
 import pytest
@@ -47,11 +48,14 @@ def test_landmarks_follow_the_pictures(seen):
 
 
 def test_what_cannot_be_seen_changes_nothing(seen):
-    tracker, _, still, _ = seen
+    tracker, _, still, clear = seen
     rng = np.random.default_rng(0)
     noise = list(rng.integers(0, 256, (FRAMES, tracker.height, tracker.width)).astype(np.uint8))
     blank = [np.full((tracker.height, tracker.width), 128, np.uint8)] * FRAMES
-    for pictures in (noise, blank):
+    glasses = [cv2.rectangle(p.copy(), (15, 20), (p.shape[1] - 15, 50), 20, 3) for p in clear]
+    for p in glasses:
+        cv2.line(p, (p.shape[1] // 2,) * 2, (p.shape[1] // 2, 20), 20, 5)
+    for pictures in (noise, blank, glasses):
         found, trust = tracker.correct(still, pictures)
         assert trust == 0.0 and found is still
 
