@@ -30,8 +30,8 @@ FULL, NONE = 0.12, 0.0  # landmarks above the first height (head units) are corr
 NEIGHBOURS = 10
 BELIEVED, DOUBTED = 0.75, 0.5  # likeness of the brows to the clip's mean: correlation
 LEAST = 0.5  # of a clip's mean trust
-# Glasses: their rims lie before the brows and slide over them as the head turns. They are told by the nose's bridge (half
-# its width, its lower and upper end, head units), whose details hardly reach 0.025 of its brightness otherwise.
+# Glasses: their rims lie before the brows and slide over them as the head turns. They are told by the nose's bridge
+# (half its width, its lower and upper end, head units), whose details hardly reach 0.025 of its brightness otherwise.
 BRIDGE, RIMS = (0.1, -0.1, 0.2), 0.05
 LONGEST = 1000  # frames that are compared with each other; a longer clip is cut into equal stretches
 
@@ -106,7 +106,7 @@ class BrowTracker:
         return np.asarray(grey / np.sqrt((self._clear * grey**2).sum() / self._clear.sum() + 1e-3))
 
     def _glasses(self, pictures: list[np.ndarray]) -> bool:
-        mean = np.mean(pictures, 0, np.float32)
+        mean = np.stack(pictures).mean(0, np.float32)
         rims = mean - cv2.GaussianBlur(mean, (0, 0), DETAIL)
         return bool(rims[self._bridge].std() > RIMS * mean[self._bridge].mean())
 
