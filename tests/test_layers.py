@@ -34,7 +34,8 @@ def test_stylegan_operations_match(ops):
     x, kernel = channels_last(i["x"]), _hwio(i["w3"])
     check("upsample2d", channels_first(layers.upsample2d(x)))
     check("downsample2d", channels_first(layers.downsample2d(x)))
-    check("conv_down2_k3", channels_first(layers.conv_down2(x, kernel)))
+    for way in (layers.conv_down2, layers._conv_down2_strided, layers._conv_down2_by_phases):
+        check("conv_down2_k3", channels_first(way(x, kernel)))
     check("conv_down2_k1", channels_first(layers.conv(layers.downsample2d(x), _hwio(i["w1"]))))
     check("normalize_2nd_moment", layers.normalise_second_moment(i["z"]))
     check("minibatch_std_g2", channels_first(append_deviation(channels_last(i["mb"]))))

@@ -14,6 +14,7 @@ from toys import stage as toy
 from benchmarks import plan as table
 from r3p import chips, cli, hlo, plan, sharding
 from r3p.errors import InputError
+from r3p.models.discriminator import DiscriminatorBlock
 from r3p.stages.absent import stand_in
 from r3p.train import load_config, load_stage
 
@@ -283,6 +284,25 @@ def test_the_toy_stage_is_planned_for_a_tpu(tmp_path, capfd):
     state = sum(x.size * 4 for x in jax.tree.leaves(shapes))
     assert state / 2 <= made["memory"]["state"] <= state  # part of it is split in two
     assert made["memory"]["batch"] == 4 * sum(np.asarray(x).nbytes for x in toy.example(0).values())
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_the_gradient_penalty_of_the_discriminator_compiles_for_v5p():
+    """In phases, its narrow convolutions made the compiler abort, and with it the process."""
+    mesh = sharding.make_mesh({"data": 4}, plan.devices(chips.topology("v5p-8")))
+    net, batch = DiscriminatorBlock(64), NamedSharding(mesh, sharding.BATCH)
+    x = jax.ShapeDtypeStruct((4, 64, 64, 64), "float32", sharding=batch)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), x)
+    everywhere = sharding.replicated(mesh)
+    variables = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=everywhere), shapes)
+
+    def penalty(variables, x):
+        slope = jax.grad(lambda x: jax.numpy.square(net.apply(variables, x)).sum())(x)
+        return jax.numpy.square(slope).sum()
+
+    text = jax.jit(jax.grad(penalty)).lower(variables, x).compile().as_text()
+    assert "convolution" in text and hlo.traffic(text).stored > 4 * 64**3
 
 
 def test_a_mesh_of_other_devices():

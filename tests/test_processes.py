@@ -51,10 +51,11 @@ def arguments(workdir, overrides, config=CONFIG):
     return ["--config", config, "--workdir", str(workdir), *(x for o in overrides for x in ("--set", o))]
 
 
-def start(processes, devices, workdir, *overrides, cache, config=CONFIG):
+# By default nobody is dead because this machine does something else for minutes.
+def start(processes, devices, workdir, *overrides, cache, config=CONFIG, heartbeat=1800):
     lines = commands.local(processes, free_port(), arguments(workdir, [*SETTINGS, *overrides], config))
     for line in lines:
-        line[2:2] = ["--heartbeat", "1800"]  # nobody is dead because this machine does something else for minutes
+        line[2:2] = ["--heartbeat", str(heartbeat)]
     return [
         subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
         for line, env in zip(lines, environments(processes, devices, cache), strict=True)
@@ -212,9 +213,28 @@ def wait_for_step(workdir, step, processes=()):
         time.sleep(0.1)
 
 
+# Nothing but the end writes a checkpoint of these.
+ENDLESS = ("steps=2000", "checkpoint_every=1000", "preview_every=1000", "evaluate_every=1000", "pause=0.05")
+
+
+def launched(processes, restarts, workdir, overrides, cache):
+    """`python -m launch local`, and a function that tells the processes under it."""
+    line = [sys.executable, "-m", "launch", "local", "--processes", str(processes), "--devices", "1"]
+    line += ["--restarts", str(restarts), "--", *arguments(workdir, [*SETTINGS, *overrides])]
+    workdir.mkdir(exist_ok=True)
+    (workdir / "metrics.jsonl").touch()
+    env = environments(1, 1, cache)[0]
+    job = subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+    children_file = Path(f"/proc/{job.pid}/task/{job.pid}/children")
+
+    def children():
+        return [int(pid) for pid in children_file.read_text().split()] if job.poll() is None else []
+
+    return job, children
+
+
 def test_sigterm_to_one_process_ends_both_with_a_checkpoint(tmp_path, cache):
-    settings = ("steps=2000", "checkpoint_every=1000", "preview_every=1000", "evaluate_every=1000", "pause=0.05")
-    processes = start(2, 2, tmp_path, *settings, cache=cache)
+    processes = start(2, 2, tmp_path, *ENDLESS, cache=cache)
     wait_for_step(tmp_path, 2, processes)
     asked = time.monotonic()
     processes[1].send_signal(signal.SIGTERM)
@@ -228,11 +248,52 @@ def test_sigterm_to_one_process_ends_both_with_a_checkpoint(tmp_path, cache):
     assert max(losses(tmp_path)) == stopped[0] + 2
 
 
-def test_a_step_that_is_not_finite_ends_all_processes(tmp_path, cache):
-    codes, printed = finish(start(2, 2, tmp_path, "bad_step=2", "checkpoint_every=1", "steps=8", cache=cache))
+def test_sigterm_to_the_job_ends_in_a_checkpoint_that_it_goes_on_from(tmp_path, cache):
+    job, _ = launched(2, 3, tmp_path, ENDLESS, cache)
+    wait_for_step(tmp_path, 2, [job])
+    asked = time.monotonic()
+    job.send_signal(signal.SIGTERM)
+    printed = job.communicate(timeout=600)[0]
+    seconds = time.monotonic() - asked
+    assert job.returncode == STOPPED and "restart" not in printed, printed
+    stopped = [int(step) for step in re.findall(r"stopped at step (\d+)", printed)]
+    print(f"checkpoint and end after {seconds:.1f} s")
+    assert len(stopped) == 2 and stopped[0] == stopped[1] == int(state(tmp_path).step) and seconds < 60
+    job, _ = launched(2, 0, tmp_path, (*ENDLESS[1:], f"steps={stopped[0] + 2}"), cache)
+    printed = job.communicate(timeout=600)[0]
+    assert job.returncode == 0 and f"resumed from step {stopped[0]}" in printed, printed
+    run(2, 1, tmp_path / "straight", *ENDLESS[1:], "pause=0", f"steps={stopped[0] + 2}", cache=cache)
+    assert_same(state(tmp_path), state(tmp_path / "straight"))
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_other(victim, tmp_path, cache):
+    """Without a launcher that looks after them: at the next step, or when a heartbeat is missed while both save."""
+    processes = start(2, 1, tmp_path, *ENDLESS, "checkpoint_every=2", cache=cache, heartbeat=100)
+    wait_for_step(tmp_path, 5, processes)
+    processes[victim].kill()
+    killed = time.monotonic()
+    codes, printed = finish(processes)
+    seconds = time.monotonic() - killed
+    print(f"the other ended after {seconds:.1f} s with status {codes[1 - victim]}")
+    assert seconds < 300
+    assert codes[victim] == -signal.SIGKILL and codes[1 - victim] not in (0, 2, STOPPED), printed
+    assert int(state(tmp_path).step) >= 2  # what was saved is whole
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_batch_of_one_process_that_is_not_finite_ends_both(bad, tmp_path, cache):
+    settings = ("bad_step=2", f"bad_process={bad}", "checkpoint_every=1", "steps=8")
+    codes, printed = finish(start(2, 2, tmp_path, *settings, cache=cache))
     assert codes == [2, 2], printed
+    assert all("step 3 made error, loss, parameters not finite" in text for text in printed), printed
     assert all("checkpoint 2 is the last good one" in text for text in printed)
     assert int(state(tmp_path).step) == 2
+    for process, text in enumerate(printed):  # each has kept its share of the batch, and names it
+        path = tmp_path / f"bad_batch_0000003_process_{process}.npz"
+        with np.load(path) as batch:
+            assert np.isnan(batch["truth"]).any() == (process == bad)
+            assert f"(its batch: examples {', '.join(map(str, batch['example']))}, in {path})" in text
 
 
 def test_the_spatial_axis_has_to_fit_a_process(tmp_path, cache):
@@ -261,19 +322,9 @@ def kill_now_and_then(workdir, times, children, done):
 
 @pytest.mark.parametrize(("processes", "times"), [(1, 10), (2, 2)])
 def test_kill_at_random_steps_loses_no_checkpoint(processes, times, tmp_path, cache):
-    settings = ["steps=200", "checkpoint_every=5", "preview_every=1000", "evaluate_every=1000", "pause=0.1", *SETTINGS]
+    settings = ["steps=200", "checkpoint_every=5", "preview_every=1000", "evaluate_every=1000", "pause=0.1"]
     workdir = tmp_path / "run"
-    line = [sys.executable, "-m", "launch", "local", "--processes", str(processes), "--devices", "1"]
-    line += ["--restarts", str(times), "--", *arguments(workdir, settings)]
-    workdir.mkdir()
-    (workdir / "metrics.jsonl").touch()
-    env = environments(1, 1, cache)[0]
-    job = subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
-    children_file = Path(f"/proc/{job.pid}/task/{job.pid}/children")
-
-    def children():
-        return [int(pid) for pid in children_file.read_text().split()] if job.poll() is None else []
-
+    job, children = launched(processes, times, workdir, settings, cache)
     done, seen = threading.Event(), []
     killer = threading.Thread(target=lambda: seen.extend(kill_now_and_then(workdir, times, children, done)))
     killer.start()
@@ -290,8 +341,6 @@ def test_kill_at_random_steps_loses_no_checkpoint(processes, times, tmp_path, ca
     assert all(after >= step for after, step in zip(resumed[-len(before) :], before, strict=True))
     # nothing was lost or done twice: the run ends as one that nobody killed
     assert int(state(workdir).step) == 200
-    run(1, 1, tmp_path / "straight", *settings, "pause=0", cache=cache)
-    if processes == 1:
-        assert_same(state(workdir), state(tmp_path / "straight"))
-    expected, found = losses(tmp_path / "straight"), losses(workdir)
-    assert max(abs(found[k] - expected[k]) for k in expected) < 1e-5
+    run(processes, 1, tmp_path / "straight", *settings, "pause=0", cache=cache)
+    assert_same(state(workdir), state(tmp_path / "straight"))
+    assert losses(workdir) == losses(tmp_path / "straight")

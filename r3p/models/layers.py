@@ -205,13 +205,29 @@ def downsample2d(x: Array) -> Array:
 
 
 def conv_down2(x: Array, kernel: Array) -> Array:
-    """The binomial filter, then a 3x3 convolution of stride 2: [b, 2h, 2w, c] -> [b, h, w, o].
-
-    The filtered image z is made as its four phases, y[i] = z[2i] k0 + z[2i + 1] k1 + z[2i + 2] k2 along an axis: four
-    convolutions of stride 1, whose derivatives of every order are such convolutions again.
-    """
+    """The binomial filter, then a 3x3 convolution of stride 2: [b, 2h, 2w, c] -> [b, h, w, o]."""
     if kernel.shape[:2] != (3, 3):
         raise InputError(f"conv_down2 takes 3x3 kernels, got {kernel.shape[0]}x{kernel.shape[1]}")
+    if x.shape[1] % 2 or x.shape[2] % 2:
+        raise InputError(f"halving takes even sides, got {x.shape}: pad or resize it")
+    # TPU's compiler knows strides well. By phases, the one for v5p (libtpu 0.0.42) aborts on what R1 differentiates.
+    return lax.platform_dependent(x, kernel, tpu=_conv_down2_strided, default=_conv_down2_by_phases)
+
+
+def _conv_down2_strided(x: Array, kernel: Array) -> Array:
+    for axis in (1, 2):
+        n = x.shape[axis] + 1
+        padded = jnp.pad(x, [(2, 2) if a == axis else (0, 0) for a in range(x.ndim)])
+        taps = [lax.slice_in_dim(padded, i, i + n, axis=axis) for i in range(4)]
+        x = (taps[0] + 3 * (taps[1] + taps[2]) + taps[3]) / 8
+    return lax.conv_general_dilated(x, kernel.astype(x.dtype), (2, 2), "VALID", dimension_numbers=_DIMENSIONS[4])
+
+
+def _conv_down2_by_phases(x: Array, kernel: Array) -> Array:
+    """`conv_down2` whose derivatives of every order are convolutions of stride 1.
+
+    The filtered image z is made as its four phases, y[i] = z[2i] k0 + z[2i + 1] k1 + z[2i + 2] k2 along an axis.
+    """
     taps = (slice(None, None, 2), slice(1, 2))
     total: Any = 0
     for rows, part in zip(taps, _filter_split(x, 1), strict=True):

@@ -10,6 +10,7 @@ def get_config() -> ConfigDict:
     config.width = 16
     config.noise = 0.1
     config.bad_step = -1  # the batch of this step holds a number that is not finite
+    config.bad_process = -1  # if that is to be in the share of one process only, which one
     config.bad_gradient = -1  # the gradient of this step is not finite, though the loss is
     config.record = ""  # a file's beginning: what is read is written there
     config.pause = 0.0  # seconds that a batch takes to draw

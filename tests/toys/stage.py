@@ -82,7 +82,7 @@ def make(config: ConfigDict) -> Stage:
             if config.record:  # which examples this process reads
                 with open(f"{config.record}_{index}_of_{count}", "a") as file:
                     file.write(f"{step} {' '.join(map(str, batch['example']))}\n")
-            if step == config.bad_step:
+            if step == config.bad_step and config.bad_process in (-1, index):
                 batch["truth"][0, 0] = np.nan
             yield batch
             step += 1
