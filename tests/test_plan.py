@@ -301,7 +301,8 @@ def test_the_gradient_penalty_of_the_discriminator_compiles_for_v5p():
         slope = jax.grad(lambda x: jax.numpy.square(net.apply(variables, x)).sum())(x)
         return jax.numpy.square(slope).sum()
 
-    text = jax.jit(jax.grad(penalty)).lower(variables, x).compile().as_text()
+    with sharding.using(mesh):  # on another platform the block is made in another way
+        text = jax.jit(jax.grad(penalty)).lower(variables, x).compile().as_text()
     assert "convolution" in text and hlo.traffic(text).stored > 4 * 64**3
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
+from r3p import sharding
 from r3p.errors import InputError
 from r3p.models.convolution import conv_general_dilated, is_wide
 
@@ -211,7 +212,8 @@ def conv_down2(x: Array, kernel: Array) -> Array:
     if x.shape[1] % 2 or x.shape[2] % 2:
         raise InputError(f"halving takes even sides, got {x.shape}: pad or resize it")
     # TPU's compiler knows strides well. By phases, the one for v5p (libtpu 0.0.42) aborts on what R1 differentiates.
-    return lax.platform_dependent(x, kernel, tpu=_conv_down2_strided, default=_conv_down2_by_phases)
+    # Not `platform_dependent`: within a condition it would keep what both ways make of `x` for the backward pass.
+    return (_conv_down2_strided if sharding.platform() == "tpu" else _conv_down2_by_phases)(x, kernel)
 
 
 def _conv_down2_strided(x: Array, kernel: Array) -> Array:
