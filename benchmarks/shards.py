@@ -2,6 +2,7 @@
 
 python -m benchmarks.shards SHARDS                 pairs a second of one core and of two, with PNCC maps and without
 python -m benchmarks.shards --made 512             the same of made-up frames of 512 pixels: no clips are needed
+python -m benchmarks.shards --hubert               cost of HuBERT's features, by the full network with random weights
 """
 
 import argparse
@@ -12,12 +13,14 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data_pipelines import shards
 from data_pipelines.clip_pairs import ClipPairs
 from data_pipelines.prepare import REPORT
+from r3p import audio
 
 # Hours of the data sets and frames at 25 Hz.
 CORPORA = {"CelebV-HQ, 35,666 clips": 65 * 3600 * 25, "VoxCeleb2": 2000 * 3600 * 25}
@@ -60,15 +63,44 @@ def read(job: tuple[str, int, float, int]) -> tuple[int, float]:
     return count, time.process_time() - spent
 
 
+def hubert_cost(seconds: float = 20.0, **sizes: Any) -> float:
+    """Seconds of processor for the features of a second of sound, by a network with random weights. They cost what the
+    trained ones do. The program is compiled before the clock starts. sizes: of the network, HuBERT large's by default.
+    """
+    import jax  # here, so that the readers' processes do without
+
+    from r3p import hubert_features
+    from r3p.models.hubert import Hubert
+
+    model = Hubert(**sizes)
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, audio.RATE), np.float32))
+    variables = jax.tree.map(lambda v: 0.02 * rng.standard_normal(v.shape, np.float32), shapes)
+    sound = 0.1 * rng.standard_normal(round(seconds * audio.RATE), np.float32)
+    hubert_features.features(model, variables, sound)
+    began = time.process_time()
+    hubert_features.features(model, variables, sound)
+    return (time.process_time() - began) / seconds
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards", nargs="?", type=Path)
     parser.add_argument("--made", type=int, metavar="SIZE", help="make up shards of this size in a temporary folder")
     parser.add_argument("--seconds", type=float, default=5.0, help="of processor time of each process")
     parser.add_argument("--processes", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--hubert", action="store_true", help="also, or only, HuBERT large: 2 GB, a minute or two")
     args = parser.parse_args()
-    if (args.shards is None) == (args.made is None):
-        parser.error("give a folder of shards, or --made SIZE")
+    given = (args.shards is not None) + (args.made is not None)
+    if given > 1 or not (given or args.hubert):
+        parser.error("give a folder of shards, or --made SIZE, or --hubert")
+    if args.hubert:
+        cost = hubert_cost()
+        print(f"HuBERT large, random weights: {cost:.2f} s of processor a second of sound")
+        for name, frames in CORPORA.items():
+            print(f"{name} with --hubert: {frames * cost / 25 / 3600:,.0f} core-hours more")
+    if not given:
+        return 0
     with tempfile.TemporaryDirectory() as made:
         folder = args.shards or Path(made)
         if args.made:

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
+from data_pipelines.brows import BrowTracker
 from data_pipelines.head import Head, project
 from data_pipelines.prepare import Prepared, Rejected
 from data_pipelines.shards import fields_of, pack
@@ -30,6 +31,7 @@ from r3p.errors import InputError
 FPS = audio.FPS
 CUT_WIDTH = 256  # pixels, what the person's mask is made of too
 FIT = fit.Settings(expression_step=0.1)  # landmarks of several looks jump less than those of one
+BROWS = 6.0  # weight in the fit of brows that were tracked in the pictures
 # The irises' points in a mirrored face, centre and ring.
 IRIS_PARTNERS = (473, 476, 475, 474, 477, 468, 471, 470, 469, 472)
 PROBE_EVERY = 12  # frames; the search for more faces is slow
@@ -67,11 +69,13 @@ class Settings:
 
 @dataclass
 class Track:
-    """points [t, 478, 3] in pixels of the video, NaN where there is no face; what the limits are compared with."""
+    """points [t, 478, 3] in pixels of the video, NaN where there is no face; what the limits are compared with; how far
+    the brows' motion is trusted."""
 
     points: np.ndarray
     face_size: float
     sharpness: float
+    brows: float
 
 
 class Preparer:
@@ -81,6 +85,7 @@ class Preparer:
         self.settings = settings
         self._finder = FaceFinder(multiclass=settings.multiclass, threads=1)
         self._model, self._head = face.load_face_model(), Head()
+        self._brows = BrowTracker(self._head)
         self._partner = np.concatenate([self._head.arrays["landmarks_mp_mirror"], IRIS_PARTNERS])
         self._hubert: tuple[Any, Any] | None = None
         if settings.hubert:
@@ -119,13 +124,15 @@ class Preparer:
         points = (track.points[..., :2] @ matrix[:, :2].T + matrix[:, 2]) / size
         with self._timed("fit"):
             try:
-                fitted = fit.fit_video(self._model, points, FIT)
+                fitted = fit.fit_video(self._model, points, replace(FIT, brows=BROWS) if track.brows else FIT)
             except (InputError, np.linalg.LinAlgError) as error:
                 raise Rejected("no fit", str(error)) from None
         miss = float(np.nanmean(fitted.error))
         if miss > limits.error:
             raise Rejected("no fit", f"the head misses the landmarks by {miss:.3f} widths, at most {limits.error}")
         sound, notes = self._sound(source, frames)
+        if not track.brows:
+            notes.append("brows too little seen, or behind glasses: they move as the landmark network says")
         motion = None
         if sound is not None:
             with self._timed("speech"):
@@ -144,7 +151,8 @@ class Preparer:
                      "rotation": info.rotation},
             **({"times": source.times, "box": source.box} if source.times else {}),
             "crop": [round(v, 2) for v in (x0, y0, side)], "length": frames, "unseen": int((~found).sum()),
-            "fit_error": round(miss, 6), "sharpness": round(track.sharpness, 2), "notes": notes,
+            "fit_error": round(miss, 6), "sharpness": round(track.sharpness, 2), "brows": round(track.brows, 3),
+            "notes": notes,
         }  # fmt: skip
         shared = {"background": background, "identity": fitted.identity}
         layers: Iterator[bytes] = iter(())
@@ -160,6 +168,7 @@ class Preparer:
         small: list[np.ndarray] = []
         probes: list[np.ndarray] = []
 
+        straight: list[np.ndarray] = []
         now: list[np.ndarray] = []
 
         def frames() -> Iterator[np.ndarray]:
@@ -174,6 +183,8 @@ class Preparer:
         for t, found in enumerate(finder.track(frames())):
             found = None if found is None else finder.steadied(now[0], found, self._partner)
             seen.append(np.full((478, 3), np.nan, np.float32) if found is None else found.landmarks)
+            if found is not None:
+                straight.append(self._brows.straighten(now[0], found.landmarks))
             while probes:
                 rgb = probes.pop()
                 others = [finder.landmarks(rgb, d, 1) for d in finder.detect(rgb, thorough=False)]
@@ -198,7 +209,9 @@ class Preparer:
         sharp = float(np.median(sharpness)) if sharpness else 0.0
         if sharp < limits.sharp:
             raise Rejected("too blurred", f"sharpness {sharp:.1f}, at least {limits.sharp}")
-        return Track(points, face_size, sharp)
+        known = np.isfinite(points).all((1, 2))
+        points[known], brows = self._brows.correct(points[known], straight)
+        return Track(points, face_size, sharp, brows)
 
     # -------------------------------------------------------------------------------------------- layers
     def _crops(self, source: Source, reference: np.ndarray) -> Iterator[np.ndarray]:

@@ -3,7 +3,8 @@
 Layouts, see `find_clips`:
 
     celebvhq     DIR/**/CLIP.mp4 for the clips of the published celebvhq_info.json, or DIR/**/YOUTUBE_ID.mp4, from
-                 which the clip's time and box are cut
+                 which the clip's time and box are cut. Splits are the list's (`split` of a clip, or `splits` with
+                 the clips' names of each) where it has any
     voxceleb2    DIR/{dev,test}/mp4/idNNNNN/VIDEO/NNNNN.mp4, and .../aac/.../NNNNN.m4a where that lies beside mp4
     folder       DIR/**/*.{mp4,mov,...}: a folder in DIR is a person, a clip in DIR itself too
 """
@@ -22,6 +23,7 @@ LAYOUTS = ("folder", "celebvhq", "voxceleb2")
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 SOUNDS = (".m4a", ".wav", ".aac", ".mp3")
 HELD_OUT = (0.05, 0.05)  # of the people: validation, test
+LISTED = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -124,22 +126,32 @@ def _voxceleb2(folder: Path) -> list[Source]:
 def _celebvhq(folder: Path, listing: Path) -> tuple[list[Source], list[str]]:
     """The people of CelebV-HQ are not published; clips of one YouTube video stay together."""
     try:
-        clips = json.loads(listing.read_text(encoding="utf-8"))["clips"]
-        rows = {str(name): dict(row) for name, row in clips.items()}
+        whole = json.loads(listing.read_text(encoding="utf-8"))
+        rows = {str(name): dict(row) for name, row in whole["clips"].items()}
+        listed = {name: str(row["split"]) for name, row in rows.items() if "split" in row}
+        listed |= {str(name): str(split) for split, names in whole.get("splits", {}).items() for name in names}
     except OSError as e:
         raise InputError(f"cannot read {listing} ({e.strerror}): give celebvhq_info.json") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{listing} is not CelebV-HQ's list: expected JSON with the key clips") from None
+    if unknown := set(listed.values()) - set(LISTED):
+        raise InputError(f"{listing} has the split {min(unknown)!r}: expected {', '.join(LISTED)}")
+    videos = {name: str(row.get("ytb_id", name.rsplit("_", 1)[0])) for name, row in rows.items()}
+    splits: dict[str, str] = {}
+    for name in rows.keys() & listed.keys():
+        # Of a video whose clips the list puts in several splits, the one that is held out most.
+        both = (LISTED[listed[name]], splits.get(videos[name], "train"))
+        splits[videos[name]] = max(both, key=SPLITS.index)
     held = {p.stem: p for p in _videos(folder)}
     out, missing = [], []
     for name, row in rows.items():
-        video = str(row.get("ytb_id", name.rsplit("_", 1)[0]))
+        video = videos[name]
         path = held.get(name, held.get(video))
         if path is None:
             missing.append(name)
             continue
         known = {"youtube": video} | {k: row[k] for k in ("duration", "bbox", "attributes") if k in row}
-        source = Source(name, path, video, split_of(video), _beside(path), known)
+        source = Source(name, path, video, splits.get(video, split_of(video)), _beside(path), known)
         if name not in held:
             try:
                 times = tuple(float(row["duration"][k]) for k in ("start_sec", "end_sec"))

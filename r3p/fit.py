@@ -34,6 +34,10 @@ LIDS = (
     33, 246, 161, 160, 159, 158, 157, 173, 133, 7, 163, 144, 145, 153, 154, 155, 362, 398, 384, 385, 386, 387, 388, 466,
     263, 382, 381, 380, 374, 373, 390, 249,
 )  # fmt: skip
+# Upper and lower edges: right one, left in the image, first.
+BROWS = (
+    70, 63, 105, 66, 107, 46, 53, 52, 65, 55, 300, 293, 334, 296, 336, 276, 283, 282, 295, 285,
+)  # fmt: skip
 # Opposite points of lips and lids: their distances say whether mouth and eyes are closed, better than their places do.
 OPPOSITE = np.array([
     (13, 14), (82, 87), (312, 317), (81, 178), (311, 402), (80, 88), (310, 318),
@@ -57,6 +61,7 @@ class Settings:
     evidence: float = 1.0  # weight of all landmarks against the priors
     lips: float = 3.0  # weights against an ordinary landmark
     lids: float = 3.0
+    brows: float = 1.0
     gap: float = 0.008  # standard deviation (head units) of the distances between opposite lips and lids
     iris: float = 2.0  # of an open eye; it fades as the lids close over it
     oval: float = 0.2  # outline points slide over the face as it turns
@@ -119,6 +124,7 @@ def _restrict(model: FaceModel, count: int, settings: Settings) -> _Points:
     strength = settings.evidence / np.asarray(model.mp_spread, np.float64) ** 2
     strength[list(LIPS)] *= settings.lips
     strength[list(LIDS)] *= settings.lids
+    strength[list(BROWS)] *= settings.brows
     strength[list(OVAL)] *= settings.oval
     strength[~known] = 0
     if count == 478 and len(model.iris_corners):

@@ -11,6 +11,7 @@ import parity
 import pytest
 from quick import drawn, quick_jit
 
+from benchmarks.shards import hubert_cost
 from r3p import audio, convert, hubert_features
 from r3p.checkpoint_files.safetensors import write_safetensors
 from r3p.errors import InputError
@@ -269,3 +270,8 @@ def test_nonsense_is_refused(tmp_path):
     for wave in (np.zeros((1, 399), np.float32), np.zeros(800, np.float32), np.zeros((1, 800), np.int16)):
         with pytest.raises(InputError, match="expected floats"):
             jax.eval_shape(TINY.init, jax.random.key(0), wave)
+
+
+def test_its_cost_is_measured():
+    sizes = {name: getattr(TINY, name) for name in ("width", "layers", "heads", "hidden", "conv_widths")}
+    assert hubert_cost(1.0, **sizes) > 0

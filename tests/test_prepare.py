@@ -205,6 +205,21 @@ def test_celebvhq_layout(tmp_path):
     assert missing == ["w_3 (the list has no duration and bbox to cut it from w.mp4)"]
     with pytest.raises(InputError, match="--list"):
         find_clips(tmp_path, "celebvhq")
+    # Its own splits hold, for all clips of a video; what it does not tell goes by person.
+    names = [f"{video}_{k}" for video in "abc" for k in range(2)]
+    for name in names:
+        (tmp_path / f"{name}.mp4").touch()
+    told = {name: row | {"ytb_id": name[0]} for name in names}
+    told["a_0"]["split"], told["b_0"]["split"], told["b_1"]["split"] = "val", "test", "train"
+    for whole in ({"clips": told}, {"clips": {n: row | {"ytb_id": n[0]} for n in names},
+                                    "splits": {"val": ["a_0"], "test": ["b_0"], "train": ["b_1"]}}):  # fmt: skip
+        listing.write_text(json.dumps(whole))
+        found, _ = find_clips(tmp_path, "celebvhq", listing)
+        assert [s.split for s in found] == ["validation"] * 2 + ["test"] * 2 + [split_of("c")] * 2
+    told["c_0"]["split"] = "dev"
+    listing.write_text(json.dumps({"clips": told}))
+    with pytest.raises(InputError, match="the split 'dev': expected train, val"):
+        find_clips(tmp_path, "celebvhq", listing)
     listing.write_text("[]")
     with pytest.raises(InputError, match="not CelebV-HQ's list"):
         find_clips(tmp_path, "celebvhq", listing)
