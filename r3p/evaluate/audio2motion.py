@@ -20,6 +20,7 @@ from data_pipelines.speech_crops import Speech
 from r3p import face, weights
 from r3p.checkpoint import Checkpoints
 from r3p.errors import InputError
+from r3p.evaluate import series
 from r3p.models.audio2motion import AudioToMotion
 from r3p.speech_motion import WEIGHTS_KIND
 from r3p.stages import audio2motion as stage
@@ -66,7 +67,7 @@ def measure(model: AudioToMotion, variables: Any, speech: Speech, temperature: f
     neutral = float(face.lip_gap(points))
     seen, meant = (neutral + y @ gap for y in (predicted, speech.expression))
     out = {
-        "gap_correlation": np.corrcoef(seen, meant)[0, 1],
+        "gap_correlation": series.correlation(seen, meant)[0],
         "gap_error": np.abs(seen - meant).mean(),
         "gap_ratio": seen.std() / meant.std(),
         "gap_neutral": neutral,
