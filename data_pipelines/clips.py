@@ -31,7 +31,7 @@ from r3p.errors import InputError
 FPS = audio.FPS
 CUT_WIDTH = 256  # pixels, what the person's mask is made of too
 FIT = fit.Settings(expression_step=0.1)  # landmarks of several looks jump less than those of one
-BROWS = 6.0  # weight in the fit of brows that were tracked in the pictures
+TRACKED_BROWS = 6.0  # weight in the fit of brows that were tracked in the pictures
 # The irises' points in a mirrored face, centre and ring.
 IRIS_PARTNERS = (473, 476, 475, 474, 477, 468, 471, 470, 469, 472)
 PROBE_EVERY = 12  # frames; the search for more faces is slow
@@ -124,7 +124,7 @@ class Preparer:
         points = (track.points[..., :2] @ matrix[:, :2].T + matrix[:, 2]) / size
         with self._timed("fit"):
             try:
-                fitted = fit.fit_video(self._model, points, replace(FIT, brows=BROWS) if track.brows else FIT)
+                fitted = fit.fit_video(self._model, points, replace(FIT, brows=TRACKED_BROWS) if track.brows else FIT)
             except (InputError, np.linalg.LinAlgError) as error:
                 raise Rejected("no fit", str(error)) from None
         miss = float(np.nanmean(fitted.error))

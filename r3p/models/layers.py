@@ -178,11 +178,15 @@ def _interleave(even: Array, odd: Array, axis: int) -> Array:
     return jnp.stack([even, odd], axis=axis + 1).reshape(shape)
 
 
+def _check_even(x: Array, axis: int) -> None:
+    if x.shape[axis] % 2:
+        raise InputError(f"halving takes even sides, got {x.shape[axis]} on axis {axis} of {x.shape}: pad or resize it")
+
+
 def _filter_split(x: Array, axis: int) -> tuple[Array, Array]:
     """[1, 3, 3, 1] / 8 along an axis of even length 2m, over two zeros at both ends: -> its values at even (m + 1) and
     at odd places (m)."""
-    if x.shape[axis] % 2:
-        raise InputError(f"halving takes even sides, got {x.shape[axis]} on axis {axis} of {x.shape}: pad or resize it")
+    _check_even(x, axis)
     pads = [(0, 0)] * x.ndim
     pads[axis] = (2, 2)
     pairs = jnp.pad(x, pads)
@@ -209,8 +213,6 @@ def conv_down2(x: Array, kernel: Array) -> Array:
     """The binomial filter, then a 3x3 convolution of stride 2: [b, 2h, 2w, c] -> [b, h, w, o]."""
     if kernel.shape[:2] != (3, 3):
         raise InputError(f"conv_down2 takes 3x3 kernels, got {kernel.shape[0]}x{kernel.shape[1]}")
-    if x.shape[1] % 2 or x.shape[2] % 2:
-        raise InputError(f"halving takes even sides, got {x.shape}: pad or resize it")
     # TPU's compiler knows strides well. By phases, the one for v5p (libtpu 0.0.42) aborts on what R1 differentiates.
     # Not `platform_dependent`: within a condition it would keep what both ways make of `x` for the backward pass.
     return (_conv_down2_strided if sharding.platform() == "tpu" else _conv_down2_by_phases)(x, kernel)
@@ -218,6 +220,7 @@ def conv_down2(x: Array, kernel: Array) -> Array:
 
 def _conv_down2_strided(x: Array, kernel: Array) -> Array:
     for axis in (1, 2):
+        _check_even(x, axis)
         n = x.shape[axis] + 1
         padded = jnp.pad(x, [(2, 2) if a == axis else (0, 0) for a in range(x.ndim)])
         taps = [lax.slice_in_dim(padded, i, i + n, axis=axis) for i in range(4)]
